@@ -1,0 +1,192 @@
+"""The commands: what each takes and what it does; long work runs on Beam, the rest right here."""
+
+import argparse
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+from rich.console import Console
+from rich.table import Table
+
+from beam_pipeline import demo, preflight
+from beam_pipeline.config import Config, load_config
+from beam_pipeline.options import beam_options, is_local
+from beam_pipeline.pipeline import Until, build
+from beam_pipeline.preflight import BUILD_RECORD, Preflight
+from beam_pipeline.progress import Progress
+from beam_pipeline.verify import check
+from classifiers import calibrate, train
+from classifiers.stance import StanceModel
+from transforms.errors import ConfigError
+from transforms.storage import join, store_for
+
+
+class Command(NamedTuple):
+    """One word of the command line."""
+
+    help: str
+    example: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+    takes_beam_options: bool = False
+
+
+def _config_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("config", metavar="CONFIG", help="the build's YAML file, local or gs://, s3://")
+    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one key; dots descend, "
+                     "for example --set limits.bad_shards=1")  # fmt: skip
+    sub.add_argument("--progress", choices=["auto", "live", "plain", "json", "none"], default="auto",
+                     help="auto: a live line in a terminal, plain lines elsewhere")  # fmt: skip
+
+
+def _read_config(args: argparse.Namespace) -> Config:
+    store = store_for(args.config)
+    if store.stat(args.config) is None:
+        raise ConfigError([f"{args.config} does not exist; `counterpoise demo` writes an example"])
+    with store.open(args.config) as file:
+        text = file.read()
+    try:
+        return load_config(text.decode(), args.set)
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{args.config} is not UTF-8 ({error})"]) from error
+
+
+def execute(config: Config, args: argparse.Namespace, until: Until, *, only_reuse: bool = False) -> Preflight:
+    """Check a build, then run it, or its first steps, on the runner that the options name."""
+    options = beam_options(args.beam_options)
+    checked = preflight.check(config)
+    if checked.state == "done" and until == "commit":
+        print(f"{config.output.path} is finished, from the same inputs and configuration: nothing to do")
+        return checked
+    if until == "commit":
+        store_for(config.output.path).create_bytes(join(config.output.path, BUILD_RECORD), checked.record)
+        if checked.state == "resumed":
+            print(f"going on with the unfinished build in {config.output.path}")
+    with _watched(checked, args.progress if is_local(options) else "none"):
+        root = beam.Pipeline(options=options)
+        build(root, checked.job._replace(only_reuse=only_reuse), until)
+        root.run().wait_until_finish()
+    return checked
+
+
+@contextlib.contextmanager
+def _watched(checked: Preflight, mode: Any) -> Iterator[None]:
+    with tempfile.TemporaryDirectory(prefix="counterpoise-") as folder:
+        with Progress(folder, checked.shards, checked.input_bytes, mode):
+            yield
+
+
+def _read_json(url: str) -> dict[str, Any]:
+    with store_for(url).open(url) as file:
+        values: dict[str, Any] = json.loads(file.read())
+    return values
+
+
+def run_build(args: argparse.Namespace) -> int:
+    """The whole build."""
+    config = _read_config(args)
+    execute(config, args, "commit", only_reuse=args.command == "mix")
+    show_manifest(_read_json(join(config.output.path, "manifest.json")))
+    print(f"wrote {config.output.path}; prove it with: counterpoise verify {config.output.path}")
+    return 0
+
+
+def run_annotate(args: argparse.Namespace) -> int:
+    """Annotations only."""
+    config = _read_config(args)
+    execute(config, args, "annotate")
+    print(f"annotated; the annotations lie in {config.work_path} and are reused by plan, mix and build")
+    return 0
+
+
+def run_plan(args: argparse.Namespace) -> int:
+    """Annotate and plan, write nothing to the output."""
+    config = _read_config(args)
+    checked = execute(config, args, "plan")
+    plan = _read_json(join(checked.job.recipe.folder, "plan.json"))
+    if args.json:
+        print(json.dumps(plan, indent=1))
+    else:
+        show_plan(plan)
+    return 0
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    """Read everything again."""
+    result = check(args.output, workers=args.workers)
+    print(f"verified {args.output}: {result.files:,} files, {result.records:,} records, {result.bytes / 1e6:,.1f} MB; "
+          "every sum, checksum and dose agrees with the manifest")  # fmt: skip
+    return 0
+
+
+def show_manifest(manifest: dict[str, Any]) -> None:
+    """A short table: what came in, what each arm holds, the dose asked and the dose got."""
+    unit, console = manifest["unit"], Console()
+    table = Table("source", "documents read", "quarantined", f"{unit} read", title="what came in")
+    first = next(iter(manifest["arms"].values()))
+    for source, terms in first["equation"].items():
+        if "read" in terms:
+            table.add_row(source, f"{terms['read']['documents']:,}", f"{terms['quarantined']['documents']:,}", f"{terms['read'][unit]:,}")
+    console.print(table)
+    for shard in manifest["quarantine"]["shards"]:
+        console.print(f"left out: {shard['shard']} ({shard['reason']}: {shard['detail']})", highlight=False, markup=False)
+    table = Table("arm", "documents", unit, "dropped: language", "dropped: misaligned", "diverted", "refilled", "synthetic",
+                  "dose asked", "dose got", "files", title=f"what each arm holds (amounts in {unit})")  # fmt: skip
+    for name, arm in manifest["arms"].items():
+        dose, total = arm["dose"], arm["written"]["total"]
+
+        def term(key: str, arm: dict[str, Any] = arm) -> str:
+            return f"{sum(t[key][unit] for t in arm['equation'].values() if key in t):,}"
+
+        table.add_row(name, f"{total['documents']:,}", f"{total[unit]:,}", term("dropped_language"),
+                      term("dropped_misaligned"), term("diverted"), term("refilled"), f"{dose['got']:,}",
+                      f"{dose['asked']:,}", f"{dose['got']:,} = {dose['share_of_output']:.4%} of output",
+                      f"{len(arm['files']):,}")  # fmt: skip
+    console.print(table)
+
+
+def show_plan(plan: dict[str, Any]) -> None:
+    """The plan as a table that a person can decide from."""
+    unit, console = plan["unit"], Console()
+    table = Table("source", *plan["read"][next(iter(plan["read"]))], title="what is there (readable documents)")
+    for source, amounts in plan["read"].items():
+        table.add_row(source, *(f"{a:,}" for a in amounts.values()))
+    console.print(table)
+    table = Table("arm", "kept", "dropped", "diverted", "refilled", "synthetic", "share of output", "most repeats", "files",
+                  title=f"what each arm would hold (amounts in {unit})")  # fmt: skip
+    for name, arm in plan["arms"].items():
+        terms, dose = arm["terms"], arm["dose"]
+        table.add_row(name, *(f"{terms[t][unit]:,}" for t in ("kept", "dropped", "diverted", "refilled")),
+                      f"{dose['got']:,}", f"{arm['dose_share_of_output']:.4%}", str(dose["repeats"]),
+                      str(arm["files"]))  # fmt: skip
+    console.print(table)
+    console.print(f"threshold: {plan['thresholds']}; {plan['quarantined_records']:,} bad records, "
+                  f"{len(plan['bad_shards'])} shards left out", highlight=False)  # fmt: skip
+
+
+def _verify_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("output", metavar="OUTPUT", help="output.path of a finished build")
+    sub.add_argument("--workers", type=int, default=None, help="processes (default: one for each processor core)")
+
+
+def _plan_arguments(sub: argparse.ArgumentParser) -> None:
+    _config_arguments(sub)
+    sub.add_argument("--json", action="store_true", help="print the plan as JSON")
+
+
+COMMANDS: dict[str, Command] = {
+    "build": Command("run the whole build: annotate, plan, mix, commit", "counterpoise build build.yaml --set seed=7",
+                     _config_arguments, run_build, True),
+    "annotate": Command("measure every document (language, stance, amounts) and keep the facts in the work folder",
+                        "counterpoise annotate build.yaml", _config_arguments, run_annotate, True),
+    "plan": Command("show what a build would keep, drop, repeat and mix in, and write no corpus",
+                    "counterpoise plan build.yaml", _plan_arguments, run_plan, True),
+    "mix": Command("write the corpus from annotations that are there", "counterpoise mix build.yaml",
+                   _config_arguments, run_build, True),
+    "verify": Command("read a finished corpus again and recompute its manifest", "counterpoise verify /data/rebalanced",
+                      _verify_arguments, run_verify),
+}  # fmt: skip

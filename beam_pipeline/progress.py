@@ -1,0 +1,131 @@
+"""What a local build shows while it runs: shards, documents, MB/s, time left, bad records so far.
+
+Workers leave signs of life in a folder (`transforms.heartbeat`); a thread of the launcher adds them up twice a second
+and shows them as a live line in a terminal, else as a plain line every ten seconds, or as JSON lines.
+"""
+
+import glob
+import json
+import os
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Any, Literal, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from transforms.heartbeat import VARIABLE
+
+Mode = Literal["auto", "live", "plain", "json", "none"]
+STEPS = ("annotate", "mix", "commit")
+_STALLED = 300  # seconds without any change before the build is called stalled
+
+
+class Snapshot(dict[str, Any]):
+    """Totals over all workers, and what each is doing."""
+
+
+def read_heartbeats(folder: str) -> Snapshot:
+    """Add up what all workers have written so far."""
+    totals: dict[str, int] = {}
+    doing = []
+    for path in sorted(glob.glob(os.path.join(folder, "*.json"))):
+        try:
+            with open(path) as file:
+                beat = json.load(file)
+        except (OSError, ValueError):  # being replaced just now
+            continue
+        for name, amount in beat["totals"].items():
+            totals[name] = totals.get(name, 0) + amount
+        if beat["doing"]:
+            doing.append({"pid": beat["pid"], **beat["doing"]})
+    return Snapshot(totals=totals, doing=doing)
+
+
+def line_of(snapshot: Snapshot, seconds: float, input_bytes: int, shards: int) -> str:
+    """One line for people."""
+    totals = snapshot["totals"]
+    documents, text = totals.get("documents", 0), totals.get("text_bytes", 0)
+    found, annotated = totals.get("slices_found", 0), totals.get("annotate_done", 0)
+    step = "mix" if totals.get("mix_done") or any(d["step"] == "mix" for d in snapshot["doing"]) else "annotate"
+    if any(d["step"] == "commit" for d in snapshot["doing"]):
+        step = "commit"
+    parts = [f"{seconds:5.0f} s  {step:8}", f"slices {annotated:,}/{found or shards:,}", f"documents {documents:,}"]
+    if seconds > 0 and text:
+        parts.append(f"{text / 1e6 / seconds:.1f} MB/s of text")
+    if reused := totals.get("annotate_reused", 0):
+        parts.append(f"reused {reused:,}")
+    if step != "annotate":
+        parts.append(f"groups mixed {totals.get('mix_done', 0):,}  records {totals.get('mixed_records', 0):,}")
+    parts.append(f"bad records {totals.get('bad', 0):,}")
+    if step == "annotate" and found and 0 < annotated < found:
+        parts.append(f"about {seconds / annotated * (found - annotated):.0f} s left to annotate")
+    return "  ".join(parts)
+
+
+class Progress:
+    """Shows a build's progress from `with` to the end of it; the folder it owns is where workers report.
+
+    Args:
+      folder: An empty folder; its name goes into the environment, which worker processes inherit.
+      shards, input_bytes: What is to be read.
+      mode: "auto" is live in a terminal and plain elsewhere.
+    """
+
+    def __init__(self, folder: str, shards: int, input_bytes: int, mode: Mode = "auto", stream: TextIO | None = None) -> None:
+        self.folder, self.shards, self.input_bytes = folder, shards, input_bytes
+        self.stream = stream or sys.stderr
+        self.mode = ("live" if self.stream.isatty() else "plain") if mode == "auto" else mode
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._watch, name="progress", daemon=True)
+        self.started = time.monotonic()
+
+    def __enter__(self) -> "Progress":
+        os.environ[VARIABLE] = self.folder
+        if self.mode == "plain":
+            print(f"reading {self.shards:,} shards, {self.input_bytes / 1e6:,.1f} MB", file=self.stream, flush=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop.set()
+        self.thread.join(timeout=5)
+        os.environ.pop(VARIABLE, None)
+
+    def describe(self) -> str:
+        """What every worker is doing now, for messages about a build that ended or hangs."""
+        doing = read_heartbeats(self.folder)["doing"]
+        return "; ".join(f"worker {d['pid']}: {d['step']} {d['what']}" for d in doing) or "no worker is at work"
+
+    def _watch(self) -> None:
+        if self.mode == "live":
+            with Live(Text("starting workers …"), console=Console(file=self.stream), refresh_per_second=2, transient=True) as live:
+                self._loop(0.5, lambda snapshot, text: live.update(Text(text)))
+        elif self.mode == "json":
+            self._loop(2.0, lambda snapshot, text: self._print(json.dumps({"seconds": self._seconds(), **snapshot})))
+        elif self.mode == "plain":
+            self._loop(10.0, lambda snapshot, text: self._print(text), at_the_end=True)
+
+    def _loop(self, interval: float, show: Any, *, at_the_end: bool = False) -> None:
+        changed, last = time.monotonic(), Snapshot()
+        while True:
+            ended = self.stop.wait(interval)
+            snapshot = read_heartbeats(self.folder)
+            if snapshot["totals"] != last.get("totals"):
+                changed, last = time.monotonic(), snapshot
+            if time.monotonic() - changed > _STALLED:
+                changed = time.monotonic()
+                print(f"no progress for {_STALLED} s: {self.describe()}", file=sys.stderr, flush=True)
+            if not ended or at_the_end:
+                show(snapshot, line_of(snapshot, self._seconds(), self.input_bytes, self.shards))
+            if ended:
+                return
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def _print(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)

@@ -1,0 +1,671 @@
+"""Bytes to decompressed blocks, lines and WARC records, with proof that nothing is missing.
+
+A shard that was cut, damaged or padded ends in `BadShard`, never in a shorter corpus: every gzip member and every
+zstd frame must reach its own end, with the checksums it carries, and nothing may follow the last one. What a format
+cannot show (a gzip file cut exactly between two members, a bit flipped in a zstd frame that has no checksum) is left
+to the size and checksum of the whole object, for which `on_raw` hands out the raw bytes.
+
+Memory is bounded by `DecodeLimits`, never by the shard. Positions are byte offsets in the decompressed stream.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import zstandard
+from isal import isal_zlib
+
+from transforms.errors import BadShard
+from transforms.schema import BadRecord, Codec, RecordFault, ShardFault
+
+Positions = npt.NDArray[np.int64]
+
+HEAD_BYTES: Final = 1024  # of a bad record, kept for the quarantine file
+_RAW_BYTES: Final = 1 << 20  # a read; object stores answer 1 MiB about as fast as 64 KiB
+_FEED_BYTES: Final = 1 << 16  # each end of a gzip member copies what is left: 64 KiB ran at 476 MB/s, 1 MiB at 228
+_BOMB_FLOOR: Final = 64 << 20  # ratios say little about small shards: 1 MB of spaces is no attack
+_ZSTD_BLOCKS: Final = 8  # blocks of at most 128 KiB decoded by one call: bounds its output to 1 MiB
+_MAX_DICTIONARY: Final = 16 << 20
+_MAX_HEADERS: Final = 1 << 20  # of one WARC record; real ones are below 4 KiB
+_GzipError: Final[type[Exception]] = isal_zlib.error  # type: ignore[assignment]  # the stub has an instance
+
+_GZIP: Final = b"\x1f\x8b"
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_ZSTD_DICTIONARY: Final = b"\x37\xa4\x30\xec"
+_SKIPPABLE: Final = b"\x2a\x4d\x18"  # bytes 2 to 4; the first is 0x50 to 0x5f
+_WARC_DICTIONARY: Final = 0x5D  # https://iipc.github.io/warc-specifications/specifications/warc-zstd/
+_UNREADABLE: Final = {b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x04\x22\x4d\x18": "lz4", b"PK\x03\x04": "zip"}
+_VERSION: Final = re.compile(r"WARC/[0-9]+\.[0-9]+")
+_LENGTH: Final = re.compile(r"[0-9]{1,18}")
+_BOM: Final = b"\xef\xbb\xbf"
+_NEWLINE: Final = 10
+_BLANK: Final = b" \t\r"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeLimits:
+    """What one shard may ask of a worker.
+
+    Attributes:
+      max_record_bytes: A longer record goes to quarantine and is streamed past, never held.
+      max_expansion: Decompressed over compressed bytes, looked at once 64 MiB have been decompressed.
+      max_window_bytes: Of a zstd frame; `zstd --long=31` needs 2 GiB.
+      block_bytes: About the size of a decompressed block.
+    """
+
+    max_record_bytes: int = 64 << 20
+    max_expansion: int = 1000
+    max_window_bytes: int = 128 << 20
+    block_bytes: int = 4 << 20
+
+
+class Piece(NamedTuple):
+    """Decompressed bytes and the compressed offset up to which the input was used for them."""
+
+    offset: int
+    data: bytes
+
+
+def sniff(head: bytes) -> Codec:
+    """Return the codec that the first four bytes show; names are not asked."""
+    if head.startswith(_GZIP):
+        return Codec.GZIP
+    if head.startswith(_ZSTD) or _is_skippable(head):
+        return Codec.ZSTD
+    return Codec.NONE
+
+
+def decompressed(
+    file: BinaryIO,
+    limits: DecodeLimits,
+    *,
+    compressed_name: bool,
+    on_raw: Callable[[bytes], None] | None = None,
+) -> Iterator[bytes]:
+    """Yield the decompressed stream in blocks of about `limits.block_bytes`.
+
+    Reads from where `file` stands to its end. Blocks come as they are decoded, so a consumer must discard what it
+    made of them when the iteration ends in an error.
+
+    Args:
+      file: Open for reading; may return fewer bytes than asked for, and none only at its end.
+      limits: Bounds on window, expansion and block size.
+      compressed_name: The name says gzip or zstd, so an empty object or one that looks like neither is damaged.
+      on_raw: Sees every raw byte exactly once and in order, when the iteration runs to its end.
+
+    Raises:
+      BadShard: As soon as the stream is known not to be whole.
+    """
+    raw = _Raw(file, limits, on_raw)
+    raw.fill(HEAD_BYTES)
+    codec = sniff(raw.data)
+    if codec is Codec.NONE:
+        _check_plain(raw.data, compressed_name=compressed_name)
+        pieces = raw.pieces(limits.block_bytes)
+    elif codec is Codec.GZIP:
+        pieces = _gunzip(raw, limits)
+    else:
+        pieces = _unzstd(raw, limits)
+    return _gather(_unexploded(pieces, limits), limits.block_bytes)
+
+
+class _Raw:
+    """Raw bytes in order: what was read but not used is `data[at:]`, and `data[0]` lies at `base` in the shard."""
+
+    def __init__(self, file: BinaryIO, limits: DecodeLimits, on_raw: Callable[[bytes], None] | None) -> None:
+        self.file, self.on_raw = file, on_raw
+        self.read_bytes = min(_RAW_BYTES, limits.block_bytes)
+        self.data, self.at, self.base = b"", 0, 0
+
+    @property
+    def offset(self) -> int:
+        """Offset in the shard of the next byte to be used."""
+        return self.base + self.at
+
+    def read(self, size: int) -> bytes:
+        block = self.file.read(size)
+        if block and self.on_raw is not None:
+            self.on_raw(block)
+        return block
+
+    def fill(self, size: int) -> bool:
+        """Make at least `size` unused bytes available; False when the shard ends before that."""
+        while len(self.data) - self.at < size:
+            block = self.read(max(self.read_bytes, size))
+            if not block:
+                return False
+            self.data, self.base, self.at = self.data[self.at :] + block, self.base + self.at, 0
+        return True
+
+    def take(self, size: int) -> bytes:
+        """Use up `size` bytes that `fill` has made available."""
+        self.at += size
+        return self.data[self.at - size : self.at]
+
+    def pieces(self, size: int) -> Iterator[Piece]:
+        """Yield everything not yet used, in reads of at most `size`."""
+        rest = self.take(len(self.data) - self.at)
+        while rest:
+            yield Piece(self.offset, rest)
+            rest = self.read(size)
+            self.data, self.base, self.at = b"", self.offset + len(rest), 0
+
+
+def _check_plain(head: bytes, *, compressed_name: bool) -> None:
+    """Refuse codecs that are not read here, and damage at the very start of a compressed shard.
+
+    A name that says compressed over plain text is fine (stores decompress on the way): magic bytes decide.
+    """
+    for magic, name in _UNREADABLE.items():
+        if head.startswith(magic):
+            raise BadShard(ShardFault.NOT_THE_FORMAT.value, 0, f"{name} data; accepted are plain, gzip and zstd")
+    if not compressed_name:
+        return
+    if not head:
+        raise BadShard(ShardFault.EMPTY.value, 0, "0 bytes where the name says compressed")
+    if _GZIP.startswith(head) or _cut_magic(head):
+        raise BadShard(ShardFault.TRUNCATED.value, len(head), "ends inside the first magic number")
+    if not re.match(rb"(?:\xef\xbb\xbf)?\s*(?:\{|WARC/)", head):
+        raise BadShard(
+            ShardFault.CORRUPT.value,
+            0,
+            f"starts with {head[:4].hex()}: not gzip, not zstd, and no plain records either",
+        )
+
+
+def _unexploded(pieces: Iterable[Piece], limits: DecodeLimits) -> Iterator[bytes]:
+    """Pass data on until it has grown past `max_expansion`."""
+    total = 0
+    for offset, data in pieces:
+        total += len(data)
+        if total > _BOMB_FLOOR and total > limits.max_expansion * offset:
+            raise BadShard(
+                ShardFault.BOMB.value,
+                offset,
+                f"{offset} bytes became {total}: over max_expansion={limits.max_expansion}",
+            )
+        yield data
+
+
+def _gather(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """Join small pieces and split large ones, so that blocks hold between `size` and twice that (the last one less)."""
+    held: list[bytes] = []
+    total = 0
+    for piece in pieces:
+        held.append(piece)
+        total += len(piece)
+        if total >= size:
+            block = b"".join(held)
+            held, total = [], 0
+            if len(block) <= 2 * size:
+                yield block
+            else:
+                yield from (block[at : at + size] for at in range(0, len(block), size))
+    if total:
+        yield b"".join(held)
+
+
+# gzip
+
+
+def _gunzip(raw: _Raw, limits: DecodeLimits) -> Iterator[Piece]:
+    """Decode members one after the other; zeros between and after them are padding, as gzip itself reads it."""
+    while _next_member(raw):
+        yield from _member(raw, limits)
+
+
+def _next_member(raw: _Raw) -> bool:
+    """Move to the next member's magic number; False at a proper end of the shard."""
+    start = raw.offset
+    while raw.fill(1) and raw.data[raw.at] == 0:
+        rest = raw.data[raw.at :]
+        raw.at += len(rest) - len(rest.lstrip(b"\0"))
+    if not raw.fill(1):
+        return False
+    if raw.fill(2) and raw.data.startswith(_GZIP, raw.at):
+        return True
+    if raw.data[raw.at :] == _GZIP[:1]:
+        raise BadShard(ShardFault.TRUNCATED.value, raw.offset + 1, "ends inside a gzip member's header")
+    raise BadShard(
+        ShardFault.TRAILING.value, start, f"bytes {raw.data[raw.at : raw.at + 4].hex()} follow the end of a gzip member"
+    )
+
+
+def _member(raw: _Raw, limits: DecodeLimits) -> Iterator[Piece]:
+    """Decode one member; isal checks header, CRC and length, and `eof` proves that it reached the trailer's end."""
+    member, start = isal_zlib.decompressobj(31), raw.offset
+    most = min(limits.block_bytes, _RAW_BYTES)
+    done = pending = False
+    while not done:
+        if not pending and not raw.fill(1):
+            raise BadShard(ShardFault.TRUNCATED.value, raw.offset, f"the gzip member at byte {start} is not closed")
+        feed = memoryview(raw.data)[raw.at : raw.at + _FEED_BYTES]
+        try:
+            data = member.decompress(feed, most)
+        except _GzipError as error:
+            raise BadShard(ShardFault.CORRUPT.value, raw.offset, f"gzip member at byte {start}: {error}") from error
+        done = member.eof
+        raw.at += len(feed) - len(member.unused_data if done else member.unconsumed_tail)
+        pending = len(data) == most  # isal may hold more output, even when it has used all input
+        yield Piece(raw.offset, data)
+
+
+# zstd: https://datatracker.ietf.org/doc/html/rfc8878
+
+
+def _is_skippable(magic: bytes) -> bool:
+    return len(magic) >= 4 and magic[0] & 0xF0 == 0x50 and magic[1:4] == _SKIPPABLE
+
+
+def _cut_magic(rest: bytes) -> bool:
+    """Tell whether fewer than four bytes may begin a frame."""
+    return _ZSTD.startswith(rest) or (rest[0] & 0xF0 == 0x50 and _SKIPPABLE.startswith(rest[1:]))
+
+
+def _unzstd(raw: _Raw, limits: DecodeLimits) -> Iterator[Piece]:
+    """Decode frames one after the other.
+
+    The frames' own structure (blocks, checksum, last-block bit) is walked here, and the decoder must reach its end
+    exactly where the walk does: its streaming reader alone takes a cut file for a short one. The walk also bounds what
+    one call may produce; 64 KiB of run-length blocks can stand for 2 GiB.
+    """
+    decoder = zstandard.ZstdDecompressor(max_window_size=limits.max_window_bytes)
+    while raw.fill(1):
+        start = raw.offset
+        if not raw.fill(4):
+            rest = raw.data[raw.at :]
+            fault = ShardFault.TRUNCATED if _cut_magic(rest) else ShardFault.TRAILING
+            raise BadShard(fault.value, start, f"bytes {rest.hex()} follow the end of a zstd frame")
+        if _is_skippable(raw.data[raw.at : raw.at + 4]):
+            dictionary = _skip_frame(raw)
+            if start == 0 and dictionary is not None:
+                decoder = _decoder_with(dictionary, limits)
+        elif raw.data.startswith(_ZSTD, raw.at):
+            yield from _frame(raw, decoder, limits)
+        else:
+            found = raw.data[raw.at : raw.at + 4].hex()
+            raise BadShard(ShardFault.TRAILING.value, start, f"bytes {found} follow the end of a zstd frame")
+
+
+def _skip_frame(raw: _Raw) -> bytes | None:
+    """Pass over a skippable frame; return its content when it may be the dictionary of a .warc.zst file."""
+    start = raw.offset
+    if not raw.fill(8):
+        raise BadShard(ShardFault.TRUNCATED.value, raw.base + len(raw.data), "ends inside a skippable frame's header")
+    header = raw.take(8)
+    size = int.from_bytes(header[4:], "little")
+    keep = header[0] == _WARC_DICTIONARY and start == 0 and size <= _MAX_DICTIONARY
+    if keep and raw.fill(size):
+        return raw.take(size)
+    while size:
+        if not raw.fill(1):
+            raise BadShard(
+                ShardFault.TRUNCATED.value, raw.offset, f"skippable frame that starts at byte {start} is cut"
+            )
+        size -= len(raw.take(min(size, len(raw.data) - raw.at)))
+    return None
+
+
+def _decoder_with(content: bytes, limits: DecodeLimits) -> zstandard.ZstdDecompressor:
+    """Return a decoder for the dictionary in a leading skippable frame, which may itself be compressed."""
+    limit = limits.max_window_bytes
+    try:
+        if content.startswith(_ZSTD):
+            reader = zstandard.ZstdDecompressor(max_window_size=limit).stream_reader(content)
+            content = reader.read(_MAX_DICTIONARY)
+        if not content.startswith(_ZSTD_DICTIONARY):
+            return zstandard.ZstdDecompressor(max_window_size=limit)  # someone else's skippable frame
+        return zstandard.ZstdDecompressor(max_window_size=limit, dict_data=zstandard.ZstdCompressionDict(content))
+    except zstandard.ZstdError as error:
+        raise BadShard(ShardFault.CORRUPT.value, 0, f"dictionary in the first frame: {error}") from error
+
+
+def _frame(raw: _Raw, decoder: zstandard.ZstdDecompressor, limits: DecodeLimits) -> Iterator[Piece]:
+    """Decode one frame, a few blocks at a time."""
+    start = raw.offset
+    header, checksum_bytes = _frame_header(raw, limits)
+    frame = decoder.decompressobj()
+    feed: bytes = header
+    last = False
+    while True:
+        before = raw.offset - len(feed)
+        try:
+            data = frame.decompress(feed)
+        except zstandard.ZstdError as error:
+            raise BadShard(ShardFault.CORRUPT.value, before, f"zstd frame at byte {start}: {error}") from error
+        if frame.eof != last or frame.unused_data:
+            raise BadShard(ShardFault.CORRUPT.value, before, f"zstd frame at byte {start} ends at the wrong block")
+        if data:
+            yield Piece(raw.offset, data)
+        if last:
+            return
+        feed, last = _take_blocks(raw, start, checksum_bytes)
+
+
+def _frame_header(raw: _Raw, limits: DecodeLimits) -> tuple[bytes, int]:
+    """Take a frame's header; return it and the size of the checksum that the frame will end with."""
+    start = raw.offset
+    if not raw.fill(5):
+        raise _cut_frame(raw, start)
+    descriptor = raw.data[raw.at + 4]
+    single = descriptor >> 5 & 1
+    dictionary_bytes = (0, 1, 2, 4)[descriptor & 3]
+    content_bytes = (single, 2, 4, 8)[descriptor >> 6]
+    size = 5 + (1 - single) + dictionary_bytes + content_bytes
+    if not raw.fill(size):
+        raise _cut_frame(raw, start)
+    header = raw.take(size)
+    if single:  # the window is the whole content
+        window = int.from_bytes(header[size - content_bytes :], "little") + (256 if content_bytes == 2 else 0)
+    else:
+        window = (8 + (header[5] & 7)) << (header[5] >> 3) + 7
+    if window > limits.max_window_bytes:
+        rule = f"needs max_window_bytes={window}, and {limits.max_window_bytes} is allowed"
+        raise BadShard(ShardFault.WINDOW.value, start, f"zstd frame {rule}; compress it again without --long")
+    return header, 4 * (descriptor >> 2 & 1)
+
+
+def _take_blocks(raw: _Raw, start: int, checksum_bytes: int) -> tuple[bytes, bool]:
+    """Take whole blocks, and the checksum after the last one; return the bytes and whether the last is among them."""
+    size = 0
+    for count in range(_ZSTD_BLOCKS):
+        if count and len(raw.data) - raw.at < size + 3:
+            break
+        if not raw.fill(size + 3):
+            raise _cut_frame(raw, start)
+        head = int.from_bytes(raw.data[raw.at + size : raw.at + size + 3], "little")
+        last, kind = head & 1, head >> 1 & 3
+        block_bytes = 3 + (1 if kind == 1 else head >> 3) + (checksum_bytes if last else 0)
+        if count and len(raw.data) - raw.at < size + block_bytes:
+            break
+        if not raw.fill(size + block_bytes):
+            raise _cut_frame(raw, start)
+        size += block_bytes
+        if last:
+            return raw.take(size), True
+    return raw.take(size), False
+
+
+def _cut_frame(raw: _Raw, start: int) -> BadShard:
+    end = raw.base + len(raw.data)
+    return BadShard(ShardFault.TRUNCATED.value, end, f"the zstd frame that starts at byte {start} is not closed")
+
+
+# Lines
+
+
+class Lines(NamedTuple):
+    """Consecutive lines of a shard, in one buffer.
+
+    Attributes:
+      position: Offset of each line's first byte in the decompressed stream.
+      data: One contiguous buffer of bytes.
+      starts, ends: Of each line in `data`, without its newline; `data[ends[i]]` is that newline (supplied where the
+        shard's last line has none), and the next line starts right after it: `data[starts[i] : ends[j] + 1]` holds
+        lines i to j and nothing else. A carriage return before the newline belongs to the line.
+    """
+
+    position: Positions
+    data: npt.NDArray[np.uint8]
+    starts: Positions
+    ends: Positions
+
+
+def lines(
+    blocks: Iterable[bytes], limits: DecodeLimits, *, start: int = 0, end: int = -1
+) -> Iterator[tuple[Lines, list[BadRecord]]]:
+    """Yield the lines whose first byte lies in [start, end), and those of them that are too long to hold.
+
+    A byte-order mark at position 0 is stripped: the first line then has position 3. Blank lines (JSON white space
+    only) are left out, and positions stay true. Only LF ends a line.
+
+    Args:
+      blocks: The stream from byte `max(0, start - 1)` on; read no further than the last line's end.
+      limits: Lines of more than `max_record_bytes` become `too_long` bad records in bounded memory.
+      start, end: Decompressed offsets; an end of -1 is the end of the stream.
+    """
+    for found in _whole_lines(blocks, limits.max_record_bytes, start, end):
+        if isinstance(found, BadRecord):
+            yield _no_lines(), [found]
+        else:
+            yield from _split(*found, limits, end)
+
+
+def _whole_lines(
+    blocks: Iterable[bytes], longest: int, start: int, end: int
+) -> Iterator[tuple[bytes, int] | BadRecord]:
+    """Cut blocks after a newline each; yields bytes with the position of the first, or a line too long to hold."""
+    at = max(0, start - 1)  # position of the first byte that is held, or else of the block's first byte
+    held: list[bytes] = []  # the beginning of a line, and its size
+    size = 0
+    passing: BadRecord | None = BadRecord(-1, "", 0, b"") if start else None  # a line that is being streamed past
+    for block in blocks:
+        rest = block
+        if passing is not None:
+            newline = block.find(b"\n")
+            passing = passing._replace(length=passing.length + (newline if newline >= 0 else len(block)))
+            at += newline + 1 if newline >= 0 else len(block)
+            if newline < 0:
+                continue
+            if passing.position >= 0:  # else it belongs to the slice before
+                yield passing
+            rest, passing = block[newline + 1 :], None
+        cut = rest.rfind(b"\n") + 1
+        if cut and not 0 <= end <= at:
+            yield b"".join([*held, rest[:cut]]), at
+            at, held, size = at + size + cut, [], 0
+        if 0 <= end <= at:
+            return
+        held.append(rest[cut:])
+        size += len(rest) - cut
+        if size > longest + len(_BOM):
+            passing = _too_long(b"".join(held), at)
+            at, held, size = at + size, [], 0
+    if passing is not None and passing.position >= 0:
+        yield passing
+    if size:
+        yield b"".join([*held, b"\n"]), at
+
+
+def pick(run: Lines, keep: npt.NDArray[np.bool_]) -> Lines:
+    """Return the lines for which `keep` is true, in a buffer that holds nothing else."""
+    if keep.all():
+        return run
+    chosen = np.flatnonzero(keep)
+    if not len(chosen):
+        return _no_lines()
+    gaps = np.flatnonzero(np.diff(chosen) != 1)
+    firsts = run.starts[chosen[np.concatenate(([0], gaps + 1))]]
+    lasts = run.ends[chosen[np.concatenate((gaps, [len(chosen) - 1]))]]
+    view = run.data.data
+    data = b"".join([view[a : b + 1] for a, b in zip(firsts.tolist(), lasts.tolist(), strict=True)])
+    sizes = run.ends[chosen] - run.starts[chosen]
+    ends = np.cumsum(sizes + 1) - 1
+    return Lines(run.position[chosen], np.frombuffer(data, np.uint8), ends - sizes, ends)
+
+
+def _no_lines() -> Lines:
+    none = np.zeros(0, np.int64)
+    return Lines(none, np.zeros(0, np.uint8), none, none)
+
+
+def _too_long(line: bytes, position: int) -> BadRecord:
+    bom = len(_BOM) if position == 0 and line.startswith(_BOM) else 0
+    return BadRecord(position + bom, RecordFault.TOO_LONG.value, len(line) - bom, line[bom : bom + HEAD_BYTES])
+
+
+def _split(data: bytes, at: int, limits: DecodeLimits, end: int) -> Iterator[tuple[Lines, list[BadRecord]]]:
+    """Split whole lines that begin at position `at`; yields one item, or none where nothing but blanks is left."""
+    buffer = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(buffer == _NEWLINE)
+    starts = np.concatenate((np.zeros(1, np.int64), ends[:-1] + 1))
+    if at == 0 and data.startswith(_BOM):
+        starts[0] = len(_BOM)
+    sizes = ends - starts
+    keep = sizes > 0
+    if end >= 0:
+        keep &= at + starts < end
+    for i in np.flatnonzero(keep & np.isin(buffer[starts], np.frombuffer(_BLANK, np.uint8))).tolist():
+        keep[i] = bool(data[starts[i] : ends[i]].strip(_BLANK))
+    bad = []
+    for i in np.flatnonzero(keep & (sizes > limits.max_record_bytes)).tolist():
+        head = data[starts[i] : min(ends[i], starts[i] + HEAD_BYTES)]
+        bad.append(BadRecord(at + int(starts[i]), RecordFault.TOO_LONG.value, int(sizes[i]), head))
+        keep[i] = False
+    run = pick(Lines(at + starts, buffer, starts, ends), keep)
+    if len(run.position) or bad:
+        yield run, bad
+
+
+# WARC
+
+
+class WarcRecord(NamedTuple):
+    """One WARC record.
+
+    Attributes:
+      position: Offset of the version line's first byte in the decompressed stream.
+      headers: Names in lower case; of a repeated name the first value.
+      payload: The record's block, as long as Content-Length says.
+    """
+
+    position: int
+    headers: dict[str, str]
+    payload: bytes
+
+
+class _Stream:
+    """A window on the decompressed stream; `data[0]` lies at `position`."""
+
+    def __init__(self, blocks: Iterable[bytes]) -> None:
+        self.blocks, self.data, self.position = iter(blocks), bytearray(), 0
+
+    def fill(self, size: int) -> bool:
+        """Hold at least `size` bytes; False when the stream ends before that."""
+        while len(self.data) < size:
+            block = next(self.blocks, None)
+            if block is None:
+                return False
+            self.data += block
+        return True
+
+    def drop(self, size: int) -> None:
+        del self.data[:size]  # constant time: a bytearray moves its start
+        self.position += size
+
+    def pass_over(self, size: int) -> int:
+        """Drop `size` bytes without holding them; return how many of them the stream did not have."""
+        while size and self.fill(1):
+            step = min(size, len(self.data))
+            self.drop(step)
+            size -= step
+        return size
+
+
+def warc_records(
+    blocks: Iterable[bytes], limits: DecodeLimits, *, kinds: Sequence[str] | None = None
+) -> Iterator[WarcRecord | BadRecord]:
+    """Yield records in order; one longer than `max_record_bytes` comes as a `too_long` bad record.
+
+    Content-Length is trusted only as far as the framing agrees: after the block must come CR LF CR LF, and then
+    either a version line or the end. (Further line ends between records are passed over.)
+
+    Args:
+      blocks: The decompressed stream.
+      limits: Bounds the payload that is held.
+      kinds: WARC-Type values to yield; records of other types are checked and passed over. None yields all.
+
+    Raises:
+      BadShard: From the first record whose frame is wrong; the detail names its position. Nothing after it can be
+        told from payload, so nothing after it is read.
+    """
+    stream = _Stream(blocks)
+    while stream.fill(1):
+        position = stream.position
+        headers, length, header_bytes = _warc_head(stream)
+        wanted = kinds is None or headers.get("warc-type", "") in kinds
+        total = header_bytes + length
+        if wanted and length <= limits.max_record_bytes:
+            if len(stream.data) < total and not stream.fill(total):
+                raise _cut_record(position, total - len(stream.data))
+            payload = bytes(memoryview(stream.data)[header_bytes:total])
+            _end_record(stream, position, total)
+            yield WarcRecord(position, headers, payload)
+            continue
+        stream.fill(HEAD_BYTES)
+        head = bytes(stream.data[: min(HEAD_BYTES, total)])
+        if missing := stream.pass_over(total):
+            raise _cut_record(position, missing)
+        _end_record(stream, position, 0)
+        if wanted:
+            yield BadRecord(position, RecordFault.TOO_LONG.value, total, head)
+
+
+def _warc_head(stream: _Stream) -> tuple[dict[str, str], int, int]:
+    """Read a version line and headers; return the headers, the Content-Length and the bytes up to the block."""
+    searched = 0
+    while (size := stream.data.find(b"\r\n\r\n", max(0, searched - 3), _MAX_HEADERS)) < 0:
+        searched = len(stream.data)
+        if not stream.data.startswith(b"WARC/"[:searched]):
+            raise _lost(stream.position, f"expected WARC/, found {bytes(stream.data[:16])!r}")
+        if searched >= _MAX_HEADERS:
+            raise _lost(stream.position, f"no end of the headers in {_MAX_HEADERS} bytes")
+        if not stream.fill(searched + 1):
+            raise BadShard(ShardFault.TRUNCATED.value, -1, f"the record at decompressed byte {stream.position} is cut")
+    version, _, block = bytes(stream.data[:size]).decode("utf-8", "replace").partition("\r\n")
+    if not _VERSION.fullmatch(version):
+        raise _lost(stream.position, f"expected WARC/1.0 or the like, found {version[:32]!r}")
+    headers = header_fields(block)
+    length = headers.get("content-length", "")
+    if not _LENGTH.fullmatch(length):
+        raise _lost(stream.position, f"Content-Length is {length!r}")
+    return headers, int(length), size + 4
+
+
+def header_fields(block: str) -> dict[str, str]:
+    r"""Parse `Name: value` lines, folded ones too; names in lower case, the first of a repeated name wins.
+
+    >>> header_fields("A: 1\r\nB: 2\r\n  3\r\na: 4")
+    {'a': '1', 'b': '2 3'}
+    """
+    fields: dict[str, str] = {}
+    if "\n " in block or "\n\t" in block:
+        block = re.sub(r"\r?\n[ \t]+", " ", block)
+    for line in block.split("\n"):
+        name, colon, value = line.partition(":")
+        if colon:
+            fields.setdefault(name.strip().lower(), value.strip())
+    return fields
+
+
+def _end_record(stream: _Stream, position: int, size: int) -> None:
+    """Use up a record of `size` bytes after proving that it ends there."""
+    if stream.data[size : size + 9] == b"\r\n\r\nWARC/":  # nearly always, and then there is nothing to wait for
+        stream.drop(size + 4)
+        return
+    if not stream.fill(size + 4):
+        end = bytes(stream.data[size:])
+        if b"\r\n\r\n".startswith(end):
+            raise _cut_record(position, 4 - len(end))
+        raise _lost(position, f"its Content-Length ends before {end!r}")
+    end = bytes(stream.data[size : size + 4])
+    if end != b"\r\n\r\n":
+        raise _lost(position, f"after its Content-Length comes {end!r} in place of two line ends")
+    stream.drop(size + 4)
+    while stream.fill(1) and stream.data[0] in b"\r\n":
+        stream.drop(1)
+    stream.fill(5)
+    if stream.data and not b"WARC/".startswith(stream.data[:5]):
+        raise _lost(position, f"after its end comes {bytes(stream.data[:16])!r} in place of WARC/")
+
+
+def _cut_record(position: int, missing: int) -> BadShard:
+    what = f"the record at decompressed byte {position} lacks its last {missing} bytes"
+    return BadShard(ShardFault.TRUNCATED.value, -1, f"{what}: cut, or a wrong Content-Length")
+
+
+def _lost(position: int, detail: str) -> BadShard:
+    return BadShard(ShardFault.FRAMING.value, -1, f"record at decompressed byte {position}: {detail}")
