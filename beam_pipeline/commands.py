@@ -4,15 +4,17 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import apache_beam as beam
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from beam_pipeline import demo, preflight
+from beam_pipeline import demo, inspection, preflight
 from beam_pipeline.config import Config, load_config
 from beam_pipeline.options import beam_options, is_local
 from beam_pipeline.pipeline import Until, build
@@ -20,6 +22,7 @@ from beam_pipeline.preflight import BUILD_RECORD, Preflight
 from beam_pipeline.progress import Progress
 from beam_pipeline.verify import check
 from classifiers import calibrate, train
+from classifiers.model import STANCES
 from classifiers.stance import StanceModel
 from transforms.errors import ConfigError
 from transforms.storage import join, store_for
@@ -123,6 +126,66 @@ def run_verify(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_demo(args: argparse.Namespace) -> int:
+    """Sample input, the whole build, verification."""
+    folder = os.path.abspath(args.output)
+    if os.path.isdir(folder) and os.listdir(folder):
+        if not os.path.exists(os.path.join(folder, "build.yaml")):
+            raise ConfigError([f"--output {folder} is not empty and holds no earlier demo; choose another folder"])
+        shutil.rmtree(folder)
+    args.config, args.set = demo.write_demo(folder), args.set or []
+    print(f"sample input in {folder}/input, configuration in {args.config}")
+    run_build(args)
+    args.output, args.workers = os.path.join(folder, "output"), None
+    return run_verify(args)
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """Train a stance model."""
+    report = train.train(args.files, args.output, seed=args.seed, seconds=args.seconds)
+    print(report)
+    return 0
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    """Score labelled passages."""
+    rows = list(calibrate.read_labelled(args.data))
+    found = calibrate.evaluate(StanceModel.load(args.model), rows)
+    print(json.dumps(found.as_dict(), indent=1) if args.json else found.as_table())
+    if args.predictions:
+        with open(args.predictions, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(line) + "\n" for line in calibrate.predictions(StanceModel.load(args.model), rows))
+    return 0
+
+
+def run_inspect(args: argparse.Namespace) -> int:
+    """One document, or the highest-scoring ones."""
+    job = preflight.plan_job(_read_config(args))
+    if args.shard:
+        found = [inspection.find_document(job, args.shard, args.position)]
+    else:
+        found = inspection.find_documents(job, args.stance, "borderline" if args.borderline else "top", args.count)
+    for document in found:
+        if args.json:
+            print(json.dumps({**document._asdict(), "reasons": [r._asdict() for r in document.reasons]}, default=str))
+        else:
+            show_document(document)
+    return 0
+
+
+def show_document(found: inspection.Found) -> None:
+    """A document's scores, the words that decided, and the beginning of its text."""
+    console, facts = Console(highlight=False), found.annotation
+    console.print(f"[bold]{escape(found.shard)}[/] position {found.position} (source {found.source})")
+    scores = "  ".join(f"{s} {facts[s]:.3f}" if facts[s] is not None else f"{s} unknown" for s in STANCES)
+    console.print(f"language {facts['language']} {facts['language_score']:.2f}   {scores}   "
+                  f"windows {facts['windows']} (misaligned {facts['misaligned_windows']})")  # fmt: skip
+    words = ", ".join(f"{r.text} {r.weight:+.2f}" for r in found.reasons[:15])
+    console.print(f"decided by: {words}", markup=False)
+    console.print(found.text[:1500] + (" …" if len(found.text) > 1500 else ""), markup=False)
+    console.print()
+
+
 def show_manifest(manifest: dict[str, Any]) -> None:
     """A short table: what came in, what each arm holds, the dose asked and the dose got."""
     unit, console = manifest["unit"], Console()
@@ -178,6 +241,36 @@ def _plan_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--json", action="store_true", help="print the plan as JSON")
 
 
+def _demo_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--output", default="demo-output", metavar="FOLDER", help="default: ./demo-output")
+    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the configuration")
+    sub.add_argument("--progress", choices=["auto", "live", "plain", "json", "none"], default="auto")
+
+
+def _train_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("files", nargs="+", metavar="FILE.jsonl", help='lines of {"text", "stance"}, better with "source"')
+    sub.add_argument("--output", required=True, metavar="MODEL.ftz", help="weights; settings and card are put beside it")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seconds", type=int, default=600, help="time budget for choosing parameters (default: 600)")
+
+
+def _evaluate_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--data", required=True, metavar="FILE.jsonl", help='lines of {"text", "stance"}')
+    sub.add_argument("--model", default="default", help="default, or the path of a model")
+    sub.add_argument("--json", action="store_true", help="print everything as JSON")
+    sub.add_argument("--predictions", metavar="OUT.jsonl", help="write the scores, a line for each line of the data")
+
+
+def _inspect_arguments(sub: argparse.ArgumentParser) -> None:
+    _config_arguments(sub)
+    sub.add_argument("--stance", default="misaligned", choices=STANCES, help="rank documents by this score")
+    sub.add_argument("--count", type=int, default=5, help="how many documents (default: 5)")
+    sub.add_argument("--borderline", action="store_true", help="those nearest to the threshold, not the highest")
+    sub.add_argument("--shard", help="show the document of this shard (its name or the end of it) at --position")
+    sub.add_argument("--position", type=int, default=0, help="decompressed byte offset or row, as in the provenance")
+    sub.add_argument("--json", action="store_true", help="print JSON lines")
+
+
 COMMANDS: dict[str, Command] = {
     "build": Command("run the whole build: annotate, plan, mix, commit", "counterpoise build build.yaml --set seed=7",
                      _config_arguments, run_build, True),
@@ -189,4 +282,12 @@ COMMANDS: dict[str, Command] = {
                    _config_arguments, run_build, True),
     "verify": Command("read a finished corpus again and recompute its manifest", "counterpoise verify /data/rebalanced",
                       _verify_arguments, run_verify),
+    "inspect": Command("show documents of a build with the words that decided their stance",
+                       "counterpoise inspect build.yaml --stance aligned --count 3", _inspect_arguments, run_inspect),
+    "train": Command("train a stance model from labelled passages",
+                     "counterpoise train mine.jsonl more.jsonl --output mine.ftz", _train_arguments, run_train),
+    "evaluate": Command("score a stance model on labelled passages", "counterpoise evaluate --data held-out.jsonl --json",
+                        _evaluate_arguments, run_evaluate),
+    "demo": Command("run the main job on sample input with three arms, and verify it", "counterpoise demo",
+                    _demo_arguments, run_demo, True),
 }  # fmt: skip

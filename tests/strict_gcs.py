@@ -134,7 +134,7 @@ class StrictGcs:
             if expected is not None and int(expected) != (live.generation if live else 0):
                 raise error(412, "conditionNotMet")
             self._generation += 1
-            blob = Blob(bytes(data), self._generation, metadata.get("contentEncoding", ""))
+            blob = Blob(data, self._generation, metadata.get("contentEncoding", ""))
             if metadata.get("crc32c", blob.crc32c) != blob.crc32c or metadata.get("md5Hash", blob.md5) != blob.md5:
                 raise error(400, "checksum does not match")
             self.buckets[bucket][name] = blob
@@ -284,7 +284,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return Answer(308, b"", {"Range": f"bytes=0-{len(session.data) - 1}"} if session.data else {})
             named = dict(part.split("=", 1) for part in self.headers.get("X-Goog-Hash", "").split(",") if part)
             fields = session.metadata | ({"crc32c": named["crc32c"]} if "crc32c" in named else {})
-            session.reply = self.gcs.put(session.bucket, session.name, session.data, session.generation, fields)
+            session.reply = self.gcs.put(session.bucket, session.name, bytes(session.data), session.generation, fields)
         return self._json(session.reply)
 
     def _delete(self, bucket: str, name: str, query: dict[str, str]) -> Answer:

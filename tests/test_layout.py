@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -225,10 +226,13 @@ def test_files_are_one_step_long() -> None:
 def constant_of_setup(name: str) -> str:
     """A keyword of setup(), or a constant at the top of setup.py, that is one literal string."""
     for node in ast.walk(parsed(ROOT / "setup.py")):
-        is_it = (isinstance(node, ast.keyword) and node.arg == name) or (
-            isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == name
-        )
-        if is_it and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+        if isinstance(node, ast.keyword):
+            names = [node.arg]
+        elif isinstance(node, ast.Assign):
+            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+        else:
+            continue
+        if name in names and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             return node.value.value
     raise AssertionError(f"setup.py has no literal {name}")
 
@@ -246,19 +250,43 @@ def test_beam_is_the_same_everywhere() -> None:
         assert set(named_there) == set(locked), f"deploy/Dockerfile has Beam {named_there}, requirements.lock {locked}"
 
 
-def test_the_lock_is_of_this_setup() -> None:
-    """Every direct dependency is locked; `./dev lock` after setup.py changes."""
-    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    locked = {name.lower() for name in re.findall(r"^([\w.-]+)==", lock, re.MULTILINE)}
-    asked = {
-        match[1].lower().replace("_", "-").replace(".", "-")
+def normal(name: str) -> str:
+    """A distribution's name as indexes compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@functools.cache
+def declared() -> frozenset[str]:
+    """Distributions that the lists at the top of setup.py ask for."""
+    asked = frozenset(
+        normal(match[1])
         for node in parsed(ROOT / "setup.py").body
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.List)
         for part in ast.walk(node.value)
         if isinstance(part, ast.Constant) and (match := re.match(r"([\w.-]+)(?:\[[\w,]+\])?[<>=]", str(part.value)))
-    }
+    )
     assert len(asked) > 20, "the lists of setup.py were not understood"
-    assert not asked - locked, f"not in requirements.lock: {sorted(asked - locked)}; run ./dev lock"
+    return asked
+
+
+def test_what_is_imported_is_declared() -> None:
+    """A dependency of a dependency may go away; what we import ourselves stands in setup.py."""
+    homes = importlib.metadata.packages_distributions()
+    undeclared = {}
+    for path in sources(*LAYERS):
+        for line, name in imports(path):
+            module = name.split(".")[0]
+            ours = module in {*sys.stdlib_module_names, *LAYERS}
+            if not ours and module != "google" and not declared() & {normal(home) for home in homes.get(module, ())}:
+                undeclared[module] = f"{module} of {homes.get(module, 'an unknown distribution')}, {named(path)}:{line}"
+    assert not undeclared, "imported, but not in setup.py:\n" + "\n".join(undeclared.values())
+
+
+def test_the_lock_is_of_this_setup() -> None:
+    """Every direct dependency is locked; `./dev lock` after setup.py changes."""
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    locked = {normal(name) for name in re.findall(r"^([\w.-]+)==", lock, re.MULTILINE)}
+    assert not declared() - locked, f"not in requirements.lock: {sorted(declared() - locked)}; run ./dev lock"
 
 
 def test_the_changelog_has_this_version() -> None:

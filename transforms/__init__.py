@@ -1,1 +1,31 @@
-"""The steps of a build, in the order in which data meets them."""
+"""The steps of a build, in the order in which data meets them.
+
+A file knows the files above it and none below. Pure functions hold the logic; where there is a step, one PTransform
+at the end of the file wires it.
+
+    errors          every way in which a build stops, and its exit code
+    schema          the values that travel, and the columns of what is written
+    counters        names of the Beam counters
+    heartbeat       signs of life of a local build's workers
+    storage         one protocol over local disks, Google Cloud Storage, S3 and fsspec
+    storage_local   files of this machine
+    storage_gcs     gs://
+    storage_fsspec  s3:// and whatever else fsspec opens
+    decode          bytes → lines and records, with proof of completeness
+    extract         a crawled page → its text
+    read            a slice of a shard → Arrow batches of texts, or of records
+    find            FindShards: list, pin versions, slice
+    select          exact selection by amount, without sorting the world
+    measure         how much text there is, in every unit
+    annotate        AnnotateSlices: language, stance and amounts of every document, kept as Parquet
+    census          TakeCensus: every number the plan is made from
+    arms            what each arm does with a document
+    layout          which slices make up each output file
+    dose            which synthetic documents, how often, and where on the line
+    plan            MakePlan: cuts, layout, doses and schedules
+    sequence        the order of the records in one output file
+    write           output files: summed while written, committed once
+    mix             MixSlices: every slice read once more, all arms written from that reading
+    report          dataset card and report, from the manifest
+    commit          CommitCorpus: the equation, quarantine, manifest, `_SUCCESS`
+"""

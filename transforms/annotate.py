@@ -6,6 +6,7 @@ that exists is valid, is never overwritten, and is what the next build reads in 
 """
 
 import base64
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -259,7 +260,7 @@ def annotate_slice(
     if only_reuse:
         raise ConfigError([f"{part.shard} is not annotated with these models and options; run `counterpoise annotate`"])
     with tempfile.TemporaryDirectory(prefix="counterpoise-") as spool:
-        receipt = _annotate_into(spool, url, part, source, annotators)
+        receipt = _placed(_annotate_into(spool, part, source, annotators), url)
         if receipt.text_url:
             store.create(receipt.text_url, os.path.join(spool, "texts"))
         if receipt.quarantine:
@@ -279,40 +280,40 @@ class _Tally:
     faults: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
-def _annotate_into(spool: str, url: str, part: Slice, source: Source, annotators: Annotators) -> Receipt:
+def _annotate_into(spool: str, part: Slice, source: Source, annotators: Annotators) -> Receipt:
     raw_sum, tally, fault = _RawSum(part.checksum), _Tally(), ("", -1, "")
     try:
-        _write_annotation(spool, part, source, annotators, raw_sum, tally, url)
+        _write_annotation(spool, part, source, annotators, raw_sum, tally)
     except BadShard as error:
         fault, tally = (error.reason, error.offset, error.detail), _Tally()
-    receipt = _receipt_of(url, part, source, tally, raw_sum, fault)
+    receipt = _receipt_of(part, source, tally, raw_sum, fault)
     if fault[0]:
         _write_table(os.path.join(spool, "annotation"), ANNOTATION.empty_table(), receipt)
     return receipt
 
 
 def _receipt_of(
-    url: str, part: Slice, source: Source, tally: _Tally, raw_sum: _RawSum, fault: tuple[str, int, str]
+    part: Slice, source: Source, tally: _Tally, raw_sum: _RawSum, fault: tuple[str, int, str]
 ) -> Receipt:
     whole = is_whole(part) and not fault[0]
     return Receipt(
         part=part,
-        url=url,
+        url="",
         records=tally.records,
         bad=sum(tally.faults.values()),
         faults=tuple(sorted(tally.faults.items())),
         text_bytes=tally.text_bytes,
         raw_crc32c="crc32c:" + raw_sum.crc32c.digest().hex() if whole else "",
         fault=fault,
-        quarantine=url.removesuffix(".parquet") + ".bad.jsonl.zst" if tally.faults else "",
-        text_url=url.removesuffix(".parquet") + ".texts" if source.is_pool and not fault[0] else "",
+        quarantine="there" if tally.faults else "",
+        text_url="there" if source.is_pool and not fault[0] else "",
         with_id=tally.with_id,
         columns=tally.columns,
     )
 
 
 def _write_annotation(
-    spool: str, part: Slice, source: Source, annotators: Annotators, raw_sum: _RawSum, tally: _Tally, url: str
+    spool: str, part: Slice, source: Source, annotators: Annotators, raw_sum: _RawSum, tally: _Tally
 ) -> None:
     compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
     with (
@@ -339,7 +340,7 @@ def _write_annotation(
         if pending:
             writer.write_table(_table(pending))
         tally.columns = columns_of(part)
-        receipt = _receipt_of(url, part, source, tally, raw_sum, ("", -1, ""))
+        receipt = _receipt_of(part, source, tally, raw_sum, ("", -1, ""))
         writer.add_key_value_metadata({"counterpoise": json.dumps(receipt)})
 
 
@@ -364,7 +365,7 @@ def _write_table(path: str, table: pa.Table, receipt: Receipt) -> None:
 
 def shard_schema(shard: str, version: str) -> pa.Schema:
     """The columns of a Parquet shard, without metadata."""
-    with pq.ParquetFile(store_for(shard).open(shard, version)) as file:
+    with store_for(shard).open(shard, version) as raw, pq.ParquetFile(raw) as file:
         return file.schema_arrow.remove_metadata()
 
 
@@ -388,8 +389,10 @@ def quarantine_line(shard: str, record: BadRecord) -> bytes:
     return json.dumps(line).encode() + b"\n"
 
 
-def _open_annotation(url: str) -> pq.ParquetFile:
-    return pq.ParquetFile(store_for(url).open(url), page_checksum_verification=True)
+@contextlib.contextmanager
+def _open_annotation(url: str) -> Iterator[pq.ParquetFile]:
+    with store_for(url).open(url) as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
+        yield file
 
 
 def read_receipt(url: str) -> Receipt:
@@ -398,7 +401,19 @@ def read_receipt(url: str) -> Receipt:
         values = json.loads(file.metadata.metadata[b"counterpoise"])
     part, *rest = values
     receipt = Receipt(Slice(*part), *rest)
-    return receipt._replace(fault=tuple(receipt.fault), faults=tuple((k, v) for k, v in receipt.faults))
+    return _placed(receipt._replace(fault=tuple(receipt.fault), faults=tuple((k, v) for k, v in receipt.faults)), url)
+
+
+def _placed(receipt: Receipt, url: str) -> Receipt:
+    """A receipt whose objects lie at `url` and beside it; in the footer the names are empty but for a mark, so that a
+    work folder can be moved and two of them hold the same bytes.
+    """
+    beside = url.removesuffix(".parquet")
+    return receipt._replace(
+        url=url,
+        quarantine=beside + ".bad.jsonl.zst" if receipt.quarantine else "",
+        text_url=beside + ".texts" if receipt.text_url else "",
+    )
 
 
 def read_annotation(url: str, columns: list[str] | None = None) -> pa.Table:

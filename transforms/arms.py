@@ -15,6 +15,7 @@ from transforms.census import MISALIGNED, Census, Rules, stances, stays
 from transforms.errors import MixShortfall
 from transforms.schema import UNITS, Slice
 from transforms.select import (
+    BUCKETS,
     EVERYTHING,
     NOTHING,
     Candidate,
@@ -116,9 +117,9 @@ def targets_of(arm: Arm, census: Census, unit: str) -> Targets:
             f"would appear up to {1 + epochs + bool(rest)} times; arms.{arm.name}.max_repeats is {arm.max_repeats}; "
             f"short by {missing - unflagged * (arm.max_repeats - 1):,} {unit}: raise it, keep more, or set refill: none"
         )
-    return Targets(
-        arm, keep, boundary(census.drop_sums, keep), epochs, rest, boundary(census.refill_sums, rest)
-    )  # fmt: skip
+    # All of it is every document, also where they have no amount (no words, no tokens).
+    keep_at = (BUCKETS, flagged) if arm.keep_share == 1 else boundary(census.drop_sums, keep)
+    return Targets(arm, keep, keep_at, epochs, rest, boundary(census.refill_sums, rest))
 
 
 def find_candidates(

@@ -61,7 +61,9 @@ def stays(table: pa.Table, rules: Rules) -> Bools:
 def stances(table: pa.Table, rules: Rules) -> Stances:
     """The stance code of each document, int8[n]: the highest score among those that reach their threshold.
 
-    "unrelated" needs no score. Documents without scores get `UNKNOWN_STANCE`.
+    A stance without a threshold always reaches it; of equal scores the first stance in `STANCES` wins. A misaligned
+    score at its threshold wins over a higher one. Documents without scores get `UNKNOWN_STANCE`. Thresholds are
+    compared as float32, as the scores are.
     """
     scores = np.stack([table.column(s).to_numpy(zero_copy_only=False) for s in STANCES], axis=1).astype(np.float32)
     unknown = np.isnan(scores[:, 0])
@@ -163,7 +165,10 @@ def count_scores(receipt: Receipt, table: pa.Table, rules: Rules) -> Int64s:
 
 
 def settle_rules(rules: Rules, scores: Int64s) -> Rules:
-    """Turn a flag budget into the lowest threshold (a multiple of 1/4096) that flags no more than the budget."""
+    """Turn a flag budget into the lowest threshold (a multiple of 1/4096) that flags no more than the budget.
+
+    The share is one of the documents that stay and have scores. Where even 4095/4096 flags too many, nothing is flagged.
+    """
     if not rules.flag_budget:
         return rules
     flagged = np.cumsum(scores[::-1])[::-1]  # flagged[b]: documents with a score of at least b / SCORE_BINS

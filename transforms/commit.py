@@ -275,7 +275,8 @@ def write_quarantine(books: Books, output: str) -> None:
             for receipt in sorted(books.receipts, key=lambda r: key_of_slice(r.part)):
                 if receipt.quarantine and receipt.part.shard not in bad:
                     # Each is a whole zstd frame, and frames may follow one another.
-                    file.write(store_for(receipt.quarantine).open(receipt.quarantine).read())
+                    with store_for(receipt.quarantine).open(receipt.quarantine) as raw:
+                        file.write(raw.read())
         store_for(url).create(url, path)
 
 

@@ -51,7 +51,7 @@ class Dose(NamedTuple):
       got: The chosen amount, within half a document of `asked`.
       documents, distinct: Chosen records, and how many different documents they are.
       repeats: Appearances of the most repeated document.
-      largest: The largest chosen document.
+      largest: The largest document that was chosen or would have come next: what a dose may be off by.
       strata: (name, asked, got) of each stratum.
     """
 
@@ -138,9 +138,11 @@ def choose(
     Raises:
       MixShortfall: A stratum would have to repeat a document more than `max_repeats` times.
     """
+    if target and not any(stratum.share for stratum in strata):
+        raise MixShortfall(f"arm {arm.name}: the dose is {target:,} {unit}, and the pool holds none; add documents")
     rows, copies, done = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], []
     amount, digests = amounts_in(pool, unit), pool.column("digest").to_numpy()
-    due, got = Fraction(0), 0
+    due, got, largest = Fraction(0), 0, 0
     for stratum in strata:
         due += stratum.share * target
         wanted = max(0, round(due) - got)
@@ -154,9 +156,9 @@ def choose(
         copies += [np.repeat(np.arange(epochs), len(order)), np.full(extra, epochs)]
         taken = epochs * total + int(amount[order[:extra]].sum())
         got += taken
+        if wanted:
+            largest = max(largest, int(amount[order if epochs else order[: extra + 1]].max()))
         done.append((stratum.name, wanted, taken))
-    if target and not done:
-        raise MixShortfall(f"arm {arm.name}: the dose is {target:,} {unit}, and the pool holds no document")
     all_rows, all_copies = np.concatenate(rows), np.concatenate(copies)
     dose = Dose(
         asked=target,
@@ -164,7 +166,7 @@ def choose(
         documents=len(all_rows),
         distinct=len(np.unique(all_rows)),
         repeats=int(all_copies.max(initial=-1)) + 1,
-        largest=int(amount[all_rows].max(initial=0)),
+        largest=largest,
         strata=tuple(done),
     )
     return all_rows, all_copies, dose

@@ -172,7 +172,7 @@ def _is_plain(part: Slice) -> bool:
 
 def _row_group_runs(whole: Slice) -> Iterator[Slice]:
     try:
-        with pq.ParquetFile(store_for(whole.shard).open(whole.shard, whole.version)) as file:
+        with store_for(whole.shard).open(whole.shard, whole.version) as raw, pq.ParquetFile(raw) as file:
             sizes = [
                 sum(group.column(i).total_compressed_size for i in range(group.num_columns))
                 for group in (file.metadata.row_group(g) for g in range(file.num_row_groups))

@@ -5,6 +5,7 @@ until the largest arm reaches the target file size; a slice that is larger by it
 layout is a pure function of the inventory, so it is the same on every runner.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -221,10 +222,10 @@ def give_apart(groups: Sequence[Group], stream: Stream, sizes: Int64s, target: i
     number = sum(p.stream == stream for g in groups for p in g.parts)
     index = segment_index(sizes, target)
     extra = []
-    for segment in range(int(index.max(initial=-1)) + 1):
-        first, last = (int(np.searchsorted(index, segment, side=side)) for side in ("left", "right"))
-        part = Part(stream, number + segment, 0, -1, NO_SEGMENT, 0, first, last)
-        extra.append(Group(len(groups) + segment, (), (part,)))
+    firsts = np.flatnonzero(np.diff(index, prepend=-1)).tolist()  # a segment that one long document jumps over is no file
+    for place, (first, last) in enumerate(itertools.pairwise([*firsts, len(sizes)])):
+        part = Part(stream, number + place, 0, -1, NO_SEGMENT, 0, first, last)
+        extra.append(Group(len(groups) + place, (), (part,)))
     return [*groups, *extra]
 
 

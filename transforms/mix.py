@@ -29,7 +29,7 @@ from transforms.errors import InputChanged, Unaccounted
 from transforms.layout import Group, Part, Stream, segment_index
 from transforms.plan import Plan, read_schedule
 from transforms.read import Records, Rows, read_records
-from transforms.schema import STANCES, UNITS, Source
+from transforms.schema import CONVERTED, STANCES, UNITS, Format, Source
 from transforms.sequence import BASE, ORIGINS, REFILL, SYNTHETIC, sequence
 from transforms.sequence import Sequence as Order
 from transforms.storage import join, store_for
@@ -214,10 +214,11 @@ def _provenance(base: _Base, rows: Int64s, order: Order, extra: pa.Table | None,
 def _amounts(provenance: pa.Table) -> dict[tuple[str, str], Amounts]:
     """Sums by source and origin of what the provenance says."""
     grouped = provenance.group_by(["source", "origin"]).aggregate([([], "count_all"), *((u, "sum") for u in UNITS[1:])])
-    return {
-        (row["source"], row["origin"]): (row["count_all"], *(row[f"{u}_sum"] for u in UNITS[1:]))
-        for row in grouped.to_pylist()
-    }
+    sums: dict[tuple[str, str], Amounts] = {}
+    for row in grouped.to_pylist():  # Arrow may give one key several rows, one for each chunk's dictionary
+        key = row["source"], row["origin"]
+        sums[key] = plus(sums.get(key, NONE), (row["count_all"], *(row[f"{u}_sum"] for u in UNITS[1:])))
+    return sums
 
 
 class _Writer:
@@ -303,7 +304,7 @@ class _Writer:
     def _synthetic_record(self, file: _File, ref: int) -> dict[str, Any]:
         row = file.synthetic.slice(ref, 1).to_pylist()[0]
         text = store_for(row["text_url"]).read_range(row["text_url"], row["offset"], row["bytes"]).decode()
-        converted = self.plan.form == "converted" or (self.plan.form == "lines" and self.main.text == "")
+        converted = self.schema is not None and self.schema.equals(CONVERTED)
         text_field, id_field = ("text", "id") if converted else (self.main.text, self.main.id)
         record: dict[str, Any] = {}
         if self.plan.with_id and id_field:
@@ -326,6 +327,14 @@ def _lines(batch: Records, first: int, last: int) -> Any:
     piece = memoryview(batch.data)[batch.starts[first] : batch.ends[last] + 1]
     # Only the last line of a shard may lack its newline; two records must never become one.
     return piece if len(piece) > batch.ends[last] - batch.starts[first] else bytes(piece) + b"\n"
+
+
+def _as_lines(batch: Rows) -> Records:
+    """Converted records as JSON lines; metadata is an object there."""
+    lines = [orjson.dumps({**row, "metadata": orjson.Fragment(row["metadata"])}) + b"\n" for row in batch.rows.to_pylist()]
+    sizes = np.array([len(line) for line in lines], np.int64)
+    ends = np.cumsum(sizes) - 1
+    return Records(batch.position, np.frombuffer(b"".join(lines), np.uint8), ends - sizes + 1, ends)
 
 
 def _line(batch: Any, index: int) -> bytes:
@@ -364,13 +373,14 @@ def _read_batches(
     positions = base.table.column("position").to_numpy()[start:stop]
     rows = wanted[(wanted >= start) & (wanted < stop)]
     seen, crc32c = 0, google_crc32c.Checksum()
+    form = "converted" if plan.form == "lines" and part.format != Format.JSONL.value else plan.form
     with store_for(part.shard).open(part.shard, part.version) as file:
         for batch in read_records(
-            file, part, source, settings.limits, form=plan.form, wanted=positions[rows - start], on_raw=crc32c.update
+            file, part, source, settings.limits, form=form, wanted=positions[rows - start], on_raw=crc32c.update
         ):
             group_rows = start + np.searchsorted(positions, batch.position)
             seen += len(group_rows)
-            yield group_rows, batch
+            yield group_rows, batch if form == plan.form else _as_lines(batch)
     same = not is_whole(part) or "crc32c:" + crc32c.digest().hex() == receipt.raw_crc32c
     if seen != len(rows) or not same:
         raise InputChanged(
@@ -391,7 +401,8 @@ def mix_group(group: Group, plan: Plan, settings: Settings) -> GroupReceipt:
     url = join(settings.folder, "groups", f"{group.number:06d}.json")
     store = store_for(url)
     if store.stat(url) is not None:
-        receipt = _from_json(json.loads(store.open(url).read()))
+        with store.open(url) as raw:
+            receipt = _from_json(json.loads(raw.read()))
         if all(_is_there(written) for file in receipt.files for written in (file.data, file.provenance)):
             return receipt._replace(reused=True)
     base = _load_base(group, plan, settings.sources)

@@ -93,7 +93,8 @@ class Plan(NamedTuple):
     Attributes:
       form: How base records are written: "lines" (JSON lines), "rows" (the Parquet columns of the source) or
         "converted" (id, text, metadata).
-      columns: Serialised Arrow schema of the output for "rows" and "converted", else empty.
+      columns: Serialised Arrow schema of the output for "rows" and "converted", and for "lines" that are all converted
+        because no input has lines; else empty.
       with_id: Whether any base document has an id; synthetic records have one only then.
     """
 
@@ -179,7 +180,7 @@ def _write_schedule(recipe: Recipe, arm: Arm, table: pa.Table) -> str:
 
 def read_schedule(url: str, first: int, last: int) -> pa.Table:
     """Rows [first, last) of a schedule."""
-    with pq.ParquetFile(store_for(url).open(url), page_checksum_verification=True) as file:
+    with store_for(url).open(url) as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
         if first == last:
             return file.schema_arrow.empty_table()
         start, stop = first // SCHEDULE_ROWS, (last - 1) // SCHEDULE_ROWS + 1
@@ -190,7 +191,8 @@ def read_schedule(url: str, first: int, last: int) -> pa.Table:
 def _form(output_format: str, receipts: Sequence[Receipt]) -> tuple[str, bytes]:
     """How base records are written, and the serialised columns where they are rows."""
     if output_format != "parquet":
-        return "lines", b""
+        copied = any(r.part.format == Format.JSONL.value for r in receipts)
+        return "lines", b"" if copied else CONVERTED.serialize().to_pybytes()
     if any(r.part.format != Format.PARQUET.value for r in receipts) or not receipts:
         return "converted", CONVERTED.serialize().to_pybytes()
     examples = {r.columns: r.part for r in sorted(receipts, key=lambda r: key_of_slice(r.part), reverse=True)}

@@ -64,10 +64,13 @@ _PARQUET_ENCRYPTED: Final = b"PARE"
 _PARQUET_BUFFER: Final = 8 << 20  # without it Arrow holds whole column chunks: 316 MB against 42 MB for one shard
 _PARQUET_ROWS: Final = 256  # most rows decoded at once, so that a run of very long texts stays small
 _PARQUET_ERRORS: Final = (pa.ArrowException, OSError, MemoryError, OverflowError, UnicodeDecodeError)
+_LINES: Final = 1 << 16  # most of one batch: a parsed line costs some 300 bytes, however short it is
 _PAST_END: Final = 1 << 16
 _ARCHIVE_RECORDS: Final = 4096  # most of one batch
 _ACCEPTED: Final = ".jsonl, .json or .ndjson (plain, .gz, .zst), .parquet, .warc.wet or .warc (plain, .gz, .zst)"
-_LONG_NUMBER: Final = re.compile(rb"[0-9]{19}")
+_HUGE: Final = re.compile(
+    "[0-9]e[+]?(?:1[89]|[2-9][0-9]|[1-3][0-9][0-9])"
+)  # a number past 64 bits, as orjson writes it
 _COMPRESSED: Final = (".gz", ".gzip", ".zst", ".zstd")
 
 
@@ -108,8 +111,9 @@ def read_texts(
     """
     match Format(part.format):
         case Format.JSONL:
+            judge = _Judge(source)
             for run, bad in _slice_lines(file, part, limits, on_raw):
-                yield _parse_lines(run, bad, source)
+                yield from (_parse_lines(*portion, judge) for portion in _portions(run, bad))
         case Format.PARQUET:
             yield from _parquet_texts(file, part, source, limits, on_raw)
         case Format.WET | Format.WARC:
@@ -270,10 +274,20 @@ def _getter(name: str) -> Callable[[dict[str, Any]], Any]:
     return operator.methodcaller("get", name) if len(path) == 1 else lambda document: _find(document, path)
 
 
-def _parse_lines(run: Lines, bad: list[BadRecord], source: Source) -> Texts:
+def _portions(run: Lines, bad: list[BadRecord]) -> Iterator[tuple[Lines, list[BadRecord]]]:
+    """Split a run of very many short lines, with the bad records that lie among them."""
+    count = len(run.position)
+    for a in range(0, max(1, count), _LINES):
+        b = a + _LINES
+        low = int(run.position[a]) if a else 0
+        high = int(run.position[b]) if b < count else 1 << 63
+        part = Lines(run.position[a:b], run.data, run.starts[a:b], run.ends[a:b])
+        yield part, [each for each in bad if low <= each.position < high]
+
+
+def _parse_lines(run: Lines, bad: list[BadRecord], judge: "_Judge") -> Texts:
     """Parse lines; one judge, orjson, decides what JSON is."""
     position = run.position.tolist()
-    judge = _Judge(source)
     keep: list[int] = []
     columns: tuple[list[Any], ...] = ([], [], [], [])
     for i, line in enumerate(_each(run)):
@@ -355,14 +369,23 @@ def _convert_lines(run: Lines, source: Source) -> Rows:
         ids.append(_id(document, fields.id, line))
         texts.append(_find(document, fields.text))
         try:
-            if _LONG_NUMBER.search(line):  # orjson would round integers past 64 bits
-                document = json.loads(line)
-            for path in (fields.text, fields.id):
-                _remove(document, path)
-            metadata.append(_dump(document))
+            metadata.append(_other_fields(document, fields, line))
         except RecursionError:  # orjson reads 1,024 levels, and nothing here writes as many
             metadata.append(_dump({"line": line.decode()}))
     return Rows(run.position, _converted(ids, texts, metadata))
+
+
+def _other_fields(document: dict[str, Any], fields: _Fields, line: bytes) -> str:
+    """Return a line without text and id as JSON."""
+    for path in (fields.text, fields.id):
+        _remove(document, path)
+    found = _dump(document)
+    if not _HUGE.search(found):
+        return found
+    document = json.loads(line)  # orjson rounds integers past 64 bits
+    for path in (fields.text, fields.id):
+        _remove(document, path)
+    return _dump(document)
 
 
 def _remove(document: Any, path: tuple[str, ...]) -> None:
@@ -662,24 +685,32 @@ def _texts_of_rows(first: int, batch: pa.RecordBatch, fields: _Fields, limits: D
     """Tell the documents of a batch from its bad rows."""
     text = _strings(batch, fields.text)
     ids, strata = _strings(batch, fields.id), _strings(batch, fields.quota_field)
-    tokens = pa.nulls(batch.num_rows, pa.int64())
     sizes = pc.fill_null(pc.binary_length(text), 0).to_numpy(zero_copy_only=False)
-    fault = np.full(batch.num_rows, None, object)
+    broken = np.zeros(batch.num_rows, bool)
+    broken[[*_not_utf8(text), *_not_utf8(ids), *_not_utf8(strata)]] = True
     if fields.token_count:
         tokens = _leaf(batch, fields.token_count).cast(pa.int64(), safe=False)  # past 2**63 it turns negative
-        fault[~pc.fill_null(pc.greater_equal(tokens, 0), False).to_numpy(zero_copy_only=False)] = (
-            RecordFault.NO_TOKEN_COUNT
-        )
-    fault[sorted({*_not_utf8(text), *_not_utf8(ids), *_not_utf8(strata)})] = RecordFault.NOT_UTF8
-    fault[sizes > limits.max_record_bytes] = RecordFault.TOO_LONG
-    fault[pc.is_null(text).to_numpy(zero_copy_only=False)] = RecordFault.NO_TEXT
-    bad = [
-        BadRecord(first + i, fault[i].value, int(sizes[i]), _head(text, i))
-        for i in np.flatnonzero(fault != None).tolist()  # noqa: E711
-    ]
-    position = np.arange(first, first + batch.num_rows)
-    rows = _texts(position, text, ids, tokens, strata, sizes=sizes)
-    return Texts(rows.filter(pa.array(fault == None)) if bad else rows, bad)  # noqa: E711
+        uncounted = ~_truth(pc.fill_null(pc.greater_equal(tokens, 0), False))
+    else:
+        tokens, uncounted = pa.nulls(batch.num_rows, pa.int64()), np.zeros(batch.num_rows, bool)
+    faults = {  # the first that holds is told
+        RecordFault.NO_TEXT: _truth(pc.is_null(text)),
+        RecordFault.TOO_LONG: sizes > limits.max_record_bytes,
+        RecordFault.NOT_UTF8: broken,
+        RecordFault.NO_TOKEN_COUNT: uncounted,
+    }
+    good = ~np.any(list(faults.values()), axis=0)
+    bad = []
+    for i in np.flatnonzero(~good).tolist():
+        reason = next(fault.value for fault, holds in faults.items() if holds[i])
+        bad.append(BadRecord(first + i, reason, int(sizes[i]), _head(text, i)))
+    rows = _texts(np.arange(first, first + batch.num_rows), text, ids, tokens, strata, sizes=sizes)
+    return Texts(rows.filter(pa.array(good)) if bad else rows, bad)
+
+
+def _truth(column: pa.Array) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = column.to_numpy(zero_copy_only=False)
+    return found
 
 
 def _head(text: pa.Array, row: int) -> bytes:
@@ -856,29 +887,27 @@ def _convert_archive(
     file: BinaryIO, part: Slice, limits: DecodeLimits, wanted: Positions, on_raw: OnRaw
 ) -> Iterator[Rows]:
     chosen = set(wanted.tolist())
-    position: list[int] = []
-    texts: list[bytes] = []
-    ids: list[str | None] = []
-    metadata: list[str] = []
-
-    def rows() -> Rows:
-        return Rows(np.array(position, np.int64), _converted(ids, _utf8(texts), metadata))
-
+    found: list[tuple[int, str | None, bytes, str]] = []
+    total = 0
     for record in _archive_records(file, part, limits, on_raw):
         if record.position not in chosen or isinstance(record, BadRecord):
             continue
         text = _archive_text(record, part, limits)
         if not isinstance(text, bytes):
             continue
-        position.append(record.position)
-        texts.append(text)
-        ids.append(record.headers.get("warc-record-id"))
-        metadata.append(_dump(_archive_metadata(record, part)))
-        if sum(map(len, texts)) >= limits.block_bytes or len(texts) >= _ARCHIVE_RECORDS:
-            yield rows()
-            position, texts, ids, metadata = [], [], [], []
-    if position:
-        yield rows()
+        name = record.headers.get("warc-record-id")
+        found.append((record.position, name, text, _dump(_archive_metadata(record, part))))
+        total += len(text)
+        if total >= limits.block_bytes or len(found) >= _ARCHIVE_RECORDS:
+            yield _archive_rows(found)
+            found, total = [], 0
+    if found:
+        yield _archive_rows(found)
+
+
+def _archive_rows(found: list[tuple[int, str | None, bytes, str]]) -> Rows:
+    position, ids, texts, metadata = zip(*found, strict=True)
+    return Rows(np.array(position, np.int64), _converted(list(ids), _utf8(texts), list(metadata)))
 
 
 def _archive_metadata(record: WarcRecord, part: Slice) -> dict[str, str | None]:

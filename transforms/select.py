@@ -1,9 +1,10 @@
 """Exact selection by amount: which documents make up a target, whatever the order in which they are met.
 
 A document's priority is a keyed 64-bit hash of its text's digest: XXH64 of the eight digest bytes with a key made
-from the build's seed and the purpose. Documents are taken in the order of (priority, slice, row) until the running
-sum of their amounts is as near to the target as it gets, so the result is right to within half of the last document
-and does not depend on workers, bundles, retries, shard sizes or formats.
+from the build's seed and the purpose. Documents are taken in the order of (priority, slice, row) up to the one with
+which the running sum of their amounts reaches the target, and that one too if the sum is nearer to the target with it
+than without. So the result is right to within half of a document and does not depend on workers, bundles, retries,
+shard sizes or formats. A target of all or more takes everything, one of nothing takes nothing.
 
 The world is never sorted: amounts are added up over the top 16 bits of the priority (`histogram`), the bucket in
 which the running sum crosses the target is found (`boundary`), and only that bucket's documents are put in order
@@ -97,8 +98,7 @@ def settle(bucket: int, below: int, candidates: Sequence[Candidate], target: int
     if bucket >= BUCKETS:
         return EVERYTHING
     ordered = sorted(candidates)
-    sums = below + np.concatenate([[0], np.cumsum([c.amount for c in ordered], dtype=np.int64)])
-    taken = int(np.argmin(np.abs(sums - target)))
+    taken = nearest_prefix(np.array([c.amount for c in ordered], np.int64), target - below)
     if taken:
         last = ordered[taken - 1]
         return Cut(last.priority, last.slice_key, last.row)
@@ -118,6 +118,13 @@ def selected(priority: UInt64s, slice_key: SliceKey, cut: Cut) -> npt.NDArray[np
 
 
 def nearest_prefix(amounts: Int64s, target: int) -> int:
-    """How many of the first amounts sum up nearest to `target`; of two equally near, the fewer."""
-    sums = np.concatenate([[0], np.cumsum(amounts, dtype=np.int64)])
-    return int(np.argmin(np.abs(sums - target)))
+    """How many of the first amounts to take: up to the one that reaches `target`, and it where that is nearer.
+
+    Of two sums equally near, the smaller; all amounts where even their sum is less than the target.
+    """
+    sums = np.cumsum(amounts, dtype=np.int64)
+    reached = int(np.searchsorted(sums, target, side="left"))
+    if reached == len(sums):
+        return reached
+    before = int(sums[reached - 1]) if reached else 0
+    return reached + int(sums[reached] - target < target - before)

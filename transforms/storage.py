@@ -4,24 +4,22 @@ Every store promises the same: a listing is sorted, a pinned read gives the plan
 a name is committed once and whole, and committing the same bytes again (after a lost reply, a retry, or by
 another attempt at the same time) is success. Where a store cannot promise one of these, its module says so.
 
-    storage            the protocol, retries, globs, the range reader, local files, and `store_for`
+    storage            the protocol, retries, globs, the range reader, and `store_for`
+    storage_local      local disks
     storage_gcs        gs://
     storage_fsspec     s3:// and whatever else fsspec opens
 """
 
 import errno
-import fcntl
 import functools
 import hashlib
+import importlib
 import io
 import logging
 import os
 import re
-import secrets
-import shutil
-import stat as stat_module
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, BinaryIO, Final, NamedTuple, Protocol, TypeVar, cast
 
 import tenacity
@@ -29,9 +27,6 @@ import tenacity
 from transforms.errors import InputChanged, OutputConflict, StorageError
 
 log = logging.getLogger(__name__)
-
-TEMPORARY: Final = ".counterpoise-"
-"""How unfinished local files begin; no listing shows them, and any left by a killed process may be deleted."""
 
 BLOCK: Final = 1 << 20
 READ_AHEAD: Final = 16 << 20  # at 100 MB/s a 16 MiB request takes 160 ms, so 30 ms of latency cost about a sixth
@@ -107,17 +102,16 @@ def store_for(url: str) -> Store:
 @functools.cache
 def _store(scheme: str, _pid: int) -> Store:
     """The process id is in the key because connections and event loops do not survive a fork."""
+    # By name, because these modules build on this one.
     if scheme == "file":
-        return LocalStore()
+        return cast(Store, importlib.import_module("transforms.storage_local").LocalStore())
     if scheme == "gs":
         try:
-            from transforms.storage_gcs import GcsStore
+            return cast(Store, importlib.import_module("transforms.storage_gcs").GcsStore())
         except ImportError as error:
             raise StorageError(f"gs:// needs a library ({error}): pip install 'counterpoise[gcp]'") from error
-        return GcsStore()
-    from transforms.storage_fsspec import FsspecStore, S3Store
-
-    return S3Store() if scheme == "s3" else FsspecStore(scheme)
+    others = importlib.import_module("transforms.storage_fsspec")
+    return cast(Store, others.S3Store() if scheme == "s3" else others.FsspecStore(scheme))
 
 
 def join(url: str, *parts: str) -> str:
@@ -332,7 +326,8 @@ def _summer(checksum: str) -> Any:
     if checksum.startswith("crc32c:"):
         import google_crc32c
 
-        return google_crc32c.Checksum()  # type: ignore[no-untyped-call]  # typed in part
+        summer: Any = google_crc32c.Checksum  # whether it counts as typed depends on its release
+        return summer()
     return hashlib.md5(usedforsecurity=False) if checksum.startswith("md5:") else None
 
 
@@ -350,110 +345,7 @@ def open_ranges(store: Store, url: str, version: str) -> BinaryIO:
     return cast(BinaryIO, io.BufferedReader(RangeReader(url, info.size, fetch, info.checksum), BLOCK))
 
 
-# Local files
-
-
-class LocalStore:
-    """Local disks and what is mounted like one; written data is on the disk before a name appears.
-
-    A commit writes a hidden temporary file in the target's folder, syncs it, and links it to its name, which
-    the kernel refuses when the name exists. Where there are no hard links, a lock in the folder (released by
-    the kernel when its holder dies) keeps our own processes apart and the file is renamed: atomic for readers,
-    and exclusive among processes of one machine. "mtime_ns-size" cannot tell two versions of equal size
-    within one clock tick (4 ms on many kernels) apart, except for those that `replace` wrote.
-    """
-
-    def list(self, pattern: str) -> Iterator[ObjectInfo]:
-        """See Store; two names of one file (symbolic links) are one object, a link to nothing is an error."""
-        path = os.path.abspath(_local(pattern))
-        with os_errors("list", pattern):
-            found = _walk_matches(path) if has_wildcard(path) else [path]
-            for real in sorted({os.path.realpath(name) for name in found}):
-                if info := self.stat(real):
-                    yield info
-
-    def stat(self, url: str) -> ObjectInfo | None:
-        """See Store; only regular files are objects."""
-        with os_errors("look up", url):
-            try:
-                status = os.stat(_local(url))
-            except (FileNotFoundError, NotADirectoryError):
-                return None
-        return _local_info(url, status) if stat_module.S_ISREG(status.st_mode) else None
-
-    def open(self, url: str, version: str = "") -> BinaryIO:
-        """See Store; a file that is changed in place while it is read is noticed at the next megabyte."""
-        with os_errors("open", url):
-            try:
-                return cast(BinaryIO, io.BufferedReader(_LocalReader(url, version), BLOCK))
-            except (FileNotFoundError, NotADirectoryError) as error:
-                raise vanished(url, version) from error
-
-    def read_range(self, url: str, start: int, length: int, version: str = "") -> bytes:
-        """See Store."""
-        with self.open(url, version) as file:
-            file.seek(start)
-            return file.read(length)
-
-    def create(self, url: str, path: str) -> ObjectInfo:
-        """See Store.
-
-        A file whose own name begins with ".counterpoise-" is linked, not copied, when it lies on the same disk;
-        it must not be written to afterwards.
-        """
-        with os_errors("create", url), open(path, "rb") as source:
-            return _commit(url, source, path)
-
-    def create_bytes(self, url: str, data: bytes) -> ObjectInfo:
-        """See Store."""
-        with os_errors("create", url):
-            return _commit(url, io.BytesIO(data))
-
-    def replace(self, url: str, data: bytes, expected: ObjectInfo | None) -> ObjectInfo:
-        """See Store; exclusive among processes of one machine. The new time stamp is always later than the old."""
-        path = _local(url)
-        with os_errors("replace", url), _temporary(path, io.BytesIO(data)) as temporary, _locked(path):
-            found = self.stat(url)
-            if found and _is_same(io.BytesIO(data), path):
-                return found
-            if (found and found.version) != (expected and expected.version):
-                raise conflict(url, "was replaced by someone else")
-            if found:
-                _stamp_after(temporary, path)
-            os.replace(temporary, path)
-            _sync_folder(os.path.dirname(path))
-            return _local_info(url, os.stat(path))
-
-    def delete(self, url: str) -> None:
-        """See Store."""
-        with os_errors("delete", url), suppress(FileNotFoundError, NotADirectoryError):
-            os.unlink(_local(url))
-
-
-class _LocalReader(io.FileIO):
-    """A file that was checked to be the planned version, and stays it while it is read."""
-
-    def __init__(self, url: str, version: str) -> None:
-        super().__init__(_local(url), "rb")
-        self._url, self._version = url, version or self._seen()
-        if self._seen() != self._version:
-            self.close()
-            raise changed(url, self._version)
-
-    def _seen(self) -> str:
-        return _local_info("", os.fstat(self.fileno())).version
-
-    def readinto(self, buffer: Any) -> int:
-        count = super().readinto(buffer)
-        if self._seen() != self._version:
-            raise changed(self._url, self._version)
-        return count or 0
-
-    def readall(self) -> bytes:
-        data = super().readall()
-        if self._seen() != self._version:
-            raise changed(self._url, self._version)
-        return data or b""
+# Errors and comparing
 
 
 def changed(url: str, version: str) -> InputChanged:
@@ -473,164 +365,10 @@ def conflict(url: str, how: str = "holds other bytes") -> OutputConflict:
     return OutputConflict(f"{url} {how}; nothing is ever overwritten. Choose a new output path, or remove it yourself.")
 
 
-def _local(url: str) -> str:
-    return url.removeprefix("file://")
-
-
-def _local_info(url: str, status: os.stat_result) -> ObjectInfo:
-    return ObjectInfo(url, status.st_size, f"{status.st_mtime_ns}-{status.st_size}", "")
-
-
-def _walk_matches(pattern: str) -> Iterator[str]:
-    """Yield the paths that match, links followed; a folder that contains itself by a link is entered once."""
-    regex = glob_regex(pattern)
-    root = os.path.dirname(literal_prefix(pattern))
-    depth = None if "**" in pattern.split("/") else pattern.count("/") - root.rstrip("/").count("/")
-    for path in _walk(root, depth, ()):
-        if regex.fullmatch(path):
-            if not os.path.exists(path):
-                raise StorageError(f"{path} is a link to nothing. Restore its target or remove the link.")
-            yield path
-
-
-def _walk(folder: str, depth: int | None, above: tuple[str, ...]) -> Iterator[str]:
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    here = os.path.realpath(folder)
-    for entry in entries:
-        if entry.name.startswith(TEMPORARY):
-            continue
-        if not entry.is_dir():
-            yield entry.path
-        elif depth != 1 and here not in above:
-            yield from _walk(entry.path, depth and depth - 1, (*above, here))
-
-
-def _commit(url: str, source: BinaryIO, path: str = "") -> ObjectInfo:
-    final = _local(url)
-    if not os.path.lexists(final):
-        with _temporary(final, source, path) as temporary, suppress(FileExistsError):
-            _link(temporary, final)
-        _sync_folder(os.path.dirname(final))
-    if not _is_same(source, final):
-        raise conflict(url)
-    return _local_info(url, os.stat(final))
-
-
-@contextmanager
-def _temporary(final: str, source: BinaryIO, path: str = "") -> Iterator[str]:
-    """A synced temporary file beside `final` with the bytes of `source`, gone afterwards."""
-    folder = os.path.dirname(final)
-    _make_folder(folder)
-    temporary = os.path.join(folder, f"{TEMPORARY}{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as target:
-            if _is_spool(path, target.fileno()):
-                _adopt(path, temporary, os.fstat(target.fileno()).st_mode)
-            else:
-                source.seek(0)
-                shutil.copyfileobj(source, target, BLOCK)
-                target.flush()
-        _sync(temporary)
-        yield temporary
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
-def _is_spool(path: str, target: int) -> bool:
-    """Whether `path` is a temporary file of ours, on the disk of `target`, that may be linked, not copied."""
-    ours = os.path.basename(path).startswith(TEMPORARY) and not os.path.islink(path)
-    return ours and os.stat(path).st_dev == os.fstat(target).st_dev
-
-
-def _adopt(path: str, temporary: str, mode: int) -> None:
-    """Put `path` under the name `temporary` as well, with the permissions of a new file: spools are often private."""
-    os.unlink(temporary)
-    try:
-        os.link(path, temporary)
-    except OSError:  # no hard links here
-        shutil.copyfile(path, temporary)
-    os.chmod(temporary, stat_module.S_IMODE(mode))
-
-
-def _link(temporary: str, final: str) -> None:
-    """Give a finished file its name unless that is taken (FileExistsError)."""
-    try:
-        os.link(temporary, final)
-    except OSError as error:
-        # vfat and many FUSE mounts say EPERM, others ENOTSUP or ENOSYS; some say EMLINK at once
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
-            raise
-        with _locked(final):
-            if os.path.lexists(final):
-                raise FileExistsError(final) from error
-            os.rename(temporary, final)
-
-
-@contextmanager
-def _locked(final: str) -> Iterator[None]:
-    """Hold the folder's lock file, which is removed afterwards; a dead holder's lock is free."""
-    path = os.path.join(os.path.dirname(final), f"{TEMPORARY}lock")
-    while True:
-        with open(path, "ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not _is_at(lock, path):  # its last holder removed it while we waited
-                continue
-            try:
-                yield
-            finally:
-                os.unlink(path)
-            return
-
-
-def _is_at(file: BinaryIO, path: str) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
 def same_bytes(source: BinaryIO, other: BinaryIO) -> bool:
     """Whether two files hold the same bytes, a megabyte of each in memory."""
     source.seek(0)
     return all(block == other.read(BLOCK) for block in iter(lambda: source.read(BLOCK), b"")) and not other.read(1)
-
-
-def _is_same(source: BinaryIO, path: str) -> bool:
-    with open(path, "rb") as other:
-        size = os.fstat(other.fileno()).st_size
-        return source.seek(0, io.SEEK_END) == size and same_bytes(source, other)
-
-
-def _stamp_after(temporary: str, path: str) -> None:
-    """Make the new file's time later than the old one's, so that the version changes within a clock tick too."""
-    stamp = max(os.stat(temporary).st_mtime_ns, os.stat(path).st_mtime_ns + 1)
-    os.utime(temporary, ns=(stamp, stamp))
-
-
-def _make_folder(folder: str) -> None:
-    if folder and not os.path.isdir(folder):
-        _make_folder(os.path.dirname(folder))
-        with suppress(FileExistsError):
-            os.mkdir(folder)
-        _sync_folder(os.path.dirname(folder))
-
-
-def _sync(path: str) -> None:
-    handle = os.open(path or ".", os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _sync_folder(folder: str) -> None:
-    """Make a name durable; file systems that cannot sync a folder (EINVAL on some network mounts) do without."""
-    with suppress(OSError):
-        _sync(folder)
 
 
 _RULES: Final = {
@@ -654,5 +392,5 @@ def os_errors(doing: str, url: str) -> Iterator[None]:
         yield
     except OSError as error:
         rule = _RULES.get(error.errno or 0, "the operating system refused")
-        where = f" (at {error.filename})" if error.filename and str(error.filename) != _local(url) else ""
+        where = f" (at {error.filename})" if error.filename not in (None, url.removeprefix("file://")) else ""
         raise StorageError(f"cannot {doing} {url}: {rule}{where} [{error.strerror or error}].") from error

@@ -33,6 +33,7 @@ from transforms.storage import (
     ObjectInfo,
     Patience,
     brief,
+    changed,
     conflict,
     glob_regex,
     has_wildcard,
@@ -95,7 +96,7 @@ class GcsStore:
 
     def stat(self, url: str) -> ObjectInfo | None:
         """See Store."""
-        blob = self._call(lambda: _bucket(url).get_blob(_split(url)[1], timeout=TIMEOUT, retry=None), url, "look up")
+        blob = self._call(lambda: _bucket(url).get_blob(_name(url), timeout=TIMEOUT, retry=None), url, "look up")
         return _info(blob) if blob else None
 
     def open(self, url: str, version: str = "") -> BinaryIO:
@@ -104,14 +105,14 @@ class GcsStore:
 
     def read_range(self, url: str, start: int, length: int, version: str = "") -> bytes:
         """See Store."""
-        blob = _blob(url, version)
+        generation = _generation(url, version) if version else None
 
         def fetch() -> bytes:
-            data: bytes = blob.download_as_bytes(
+            data: bytes = _blob(url, generation).download_as_bytes(
                 start=start,
                 end=start + length - 1,
                 raw_download=True,
-                if_generation_match=int(version) if version else None,
+                if_generation_match=generation,
                 timeout=TIMEOUT,
                 retry=None,
             )
@@ -147,7 +148,7 @@ class GcsStore:
     def replace(self, url: str, data: bytes, expected: ObjectInfo | None) -> ObjectInfo:
         """See Store."""
         size, checksum = _sum(io.BytesIO(data))
-        written = self._upload(url, io.BytesIO(data), size, int(expected.version) if expected else 0)
+        written = self._upload(url, io.BytesIO(data), size, _generation(url, expected.version) if expected else 0)
         found = written or self.stat(url)
         if not found or (found.size, found.checksum) != (size, checksum):
             raise conflict(url, "was replaced by someone else")
@@ -157,7 +158,7 @@ class GcsStore:
         """Upload if the name is at `generation` (0: free); None when it is not, or not any more."""
 
         def attempt() -> ObjectInfo:
-            blob = _bucket(url).blob(_split(url)[1], chunk_size=CHUNK)
+            blob = _bucket(url).blob(_name(url), chunk_size=CHUNK)
             blob.upload_from_file(
                 source,
                 rewind=True,
@@ -194,8 +195,8 @@ class GcsStore:
             raise _refused(error, url, doing) from error
         except (GoogleAuthError, OSError, ValueError) as error:
             raise StorageError(
-                f"cannot {doing} {url}: {error}. If it is about credentials: gcloud auth application-default login, "
-                "or set GOOGLE_APPLICATION_CREDENTIALS."
+                f"cannot {doing} {url}: {str(error).rstrip('.')}. If it is about credentials: "
+                "gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS."
             ) from error
 
 
@@ -270,8 +271,20 @@ def _bucket(url: str) -> Any:
     return _client().bucket(_split(url)[0])
 
 
-def _blob(url: str, version: str = "") -> Any:
-    return _bucket(url).blob(_split(url)[1], generation=int(version) if version else None)
+def _name(url: str) -> str:
+    if not (name := _split(url)[1]):
+        raise StorageError(f"{url} names no object. Write gs://BUCKET/NAME.")
+    return name
+
+
+def _blob(url: str, generation: int | None = None) -> Any:
+    return _bucket(url).blob(_name(url), generation=generation)
+
+
+def _generation(url: str, version: str) -> int:
+    if not version.isdecimal():  # from another store: certainly not what is here
+        raise changed(url, version)
+    return int(version)
 
 
 def _page(bucket: str, prefix: str, delimiter: str | None, token: str) -> tuple[list[Any], str | None]:

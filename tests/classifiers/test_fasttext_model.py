@@ -1,4 +1,5 @@
 """FastTextModel against fastText itself: tiny models of every kind, lid.176, odd inputs, damaged files."""
+
 import gzip
 import importlib.util
 import itertools
@@ -28,16 +29,18 @@ if not hasattr(fasttext, "train_supervised"):
     )
 
 SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data"
-WORDS = (
+SENTENCE = (
     "the machine learns to help us and asks before it acts while der Rechner lügt nicht и помогает людям "
     "人工智能 帮助 人类 ロボット é ñandú 😀 👩‍👩‍👧 naïve hello world a I ? 1984 x-ray __label__odd honest trust"
-).split()
+)
+WORDS = SENTENCE.split()
 ODD = [
     "", " ", "\n", "\0", "\t\v\f\r", "a", "é", "人", "😀", "the", "the\nthe", "the\0the", "a\u00a0b\u3000c",
     "</s>", "the </s> machine", "</s> the", "the </s", "</s>x", "__label__", "__label__a", "__label__zzz the",
     "the __label__a machine", "x__label__a", "__label_", "_" * 9, "<the>", "<", ">", "the machine learns to help us",
     "  leading and trailing  ", "the" * 15, "t" * 47, "t" * 48, "t" * 49, "é" * 24, "é" * 25, "人" * 16, "人" * 17,
-    "unseenword", "\ufeffthe", "e\u0301", "👩‍👩‍👧", "😀" * 300, "the " * 1023, "the " * 1024, "the " * 1025 + "machine", "machine " * 3000,
+    "unseenword", "\ufeffthe", "e\u0301", "👩‍👩‍👧", "😀" * 300, "the " * 1023,
+    "the " * 1024, "the " * 1025 + "machine", "machine " * 3000,
     "\x01\x02 \x1f \x7f", "\x85", "\u2028the", "人工智能帮助人类" * 40, "a b c d e f g h i j k l m n o p",
 ]  # fmt: skip
 
@@ -48,12 +51,21 @@ def lines(labels: int, seed: int = 7) -> str:
     out = []
     for i in range(max(400, labels * 3)):
         label = min(i, chance.randrange(labels)) % labels if i % 3 else i % labels  # skewed: an uneven Huffman tree
-        words = chance.choices(WORDS, k=8) + [WORDS[label % len(WORDS)], f"w{label}"]
+        words = [*chance.choices(WORDS, k=8), WORDS[label % len(WORDS)], f"w{label}"]
         out.append(f"__label__{chr(97 + label) if label < 26 else label} " + " ".join(words))
     return "\n".join(out) + "\n"
 
 
-BASE: dict[str, Any] = {"epoch": 3, "lr": 0.3, "thread": 1, "verbose": 0, "bucket": 500, "minn": 0, "maxn": 0, "dim": 12}
+BASE: dict[str, Any] = {
+    "epoch": 3,
+    "lr": 0.3,
+    "thread": 1,
+    "verbose": 0,
+    "bucket": 500,
+    "minn": 0,
+    "maxn": 0,
+    "dim": 12,
+}
 KINDS: dict[str, tuple[int, dict[str, Any], dict[str, Any] | None]] = {
     # name: labels, training options, quantising options
     "softmax": (4, {"loss": "softmax"}, None),
@@ -252,14 +264,13 @@ def edit(raw: bytes, at: int, value: int, form: str = "<i") -> bytes:
 @pytest.mark.parametrize(
     ("at", "value", "said"),
     [
-        (0, 1, "magic number"), (4, 13, "format version 13"), (4, 10, "format version 10"), (8 + 7 * 4, 1, "model type 1"),
+        (0, 1, "magic number"), (4, 13, "format version 13"), (4, 10, "format version 10"),
+        (8 + 7 * 4, 1, "model type 1"),
         (8 + 6 * 4, 9, "loss 9"), (8, 7, "matrices"), (8 + 8 * 4, 0, "buckets"), (8 + 8 * 4, 501, "matrices"),
         (64, 3, "entries"), (68, -1, "entries"), (72, 0, "entries"),
     ],
 )  # fmt: skip
-def test_damaged_header_is_refused(
-    pair: Pair, folder: pathlib.Path, at: int, value: int, said: str
-) -> None:
+def test_damaged_header_is_refused(pair: Pair, folder: pathlib.Path, at: int, value: int, said: str) -> None:
     """A header that contradicts itself or names something unknown gives a ModelError with the path and the fact."""
     damaged = folder / "damaged.bin"
     damaged.write_bytes(edit(pair.path.read_bytes(), at, value))
@@ -305,7 +316,8 @@ def test_offsets_of_an_array_give_its_texts(kind: pa.DataType) -> None:
     """Whole and sliced arrays give their texts; nulls give empty ones; the bytes are not copied."""
     texts = ["", "a", None, "人工", "", None, "end"]
     array = pa.array(texts, kind)
-    for part, wanted in [(array, texts), (array[2:5], texts[2:5]), (array[7:], []), (array[5:][1:], ["end"])]:
+    for at, size in [(0, 7), (2, 3), (7, 0), (6, 1)]:
+        part, wanted = array.slice(at, size), texts[at : at + size]
         data, starts, ends = offsets_of(part)
         assert starts.dtype == ends.dtype == np.int64
         got = [bytes(data[a:b]).decode() for a, b in zip(starts, ends, strict=True)]

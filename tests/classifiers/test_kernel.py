@@ -1,4 +1,5 @@
 """The kernels against plain Python: one oracle each, any text, any offsets."""
+
 import itertools
 import re
 import subprocess
@@ -15,7 +16,23 @@ from hypothesis import strategies as st
 from classifiers import kernel
 
 SPACES = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000 and chr(c).isspace()]
-ODD = ["", " ", "a", "\0", "é", "人", "😀", "a b", "a\u3000b", "\u2028", "\x85\xa0", "x" * 100, "😀" * 60, "人 " * 50, " " * 70]
+ODD = [
+    "",
+    " ",
+    "a",
+    "\0",
+    "é",
+    "人",
+    "😀",
+    "a b",
+    "a\u3000b",
+    "\u2028",
+    "\x85\xa0",
+    "x" * 100,
+    "😀" * 60,
+    "人 " * 50,
+    " " * 70,
+]
 
 characters = st.one_of(
     st.sampled_from(SPACES),
@@ -24,7 +41,9 @@ characters = st.one_of(
 )
 words = st.text("abé人😀", min_size=1, max_size=30)
 any_text = st.one_of(
-    st.text(characters, max_size=120), st.sampled_from(ODD), st.lists(words | st.sampled_from(SPACES), max_size=60).map(" ".join)
+    st.text(characters, max_size=120),
+    st.sampled_from(ODD),
+    st.lists(words | st.sampled_from(SPACES), max_size=60).map(" ".join),
 )
 many = st.lists(any_text, max_size=8)
 quick = settings(max_examples=200, deadline=None)
@@ -78,7 +97,7 @@ def test_mix_is_xxh64_of_eight_bytes(values: list[int], key: int) -> None:
 @quick
 @given(many, st.integers(0, 70))
 def test_clip_ends_after_so_many_characters(texts: list[str], characters: int) -> None:
-    """clip keeps the first characters, whole ones only."""
+    """Clipping keeps the first characters, whole ones only."""
     data, starts, ends = packed(texts)
     got = kernel.clip(data, starts, ends, characters)
     kept = [bytes(data[a:b]).decode() for a, b in zip(starts, got, strict=True)]
@@ -154,7 +173,11 @@ def test_bytes_that_are_no_utf8_do_no_harm(raw: list[bytes]) -> None:
 
 @pytest.mark.parametrize(
     ("starts", "ends", "said"),
-    [([-1], [2], "text 0 lies at bytes -1 to 2 of 3"), ([0, 1], [3, 4], "text 1 lies at bytes 1 to 4 of 3"), ([2], [1], "bytes 2 to 1")],
+    [
+        ([-1], [2], "text 0 lies at bytes -1 to 2 of 3"),
+        ([0, 1], [3, 4], "text 1 lies at bytes 1 to 4 of 3"),
+        ([2], [1], "bytes 2 to 1"),
+    ],
 )
 def test_offsets_outside_the_bytes_are_refused(starts: list[int], ends: list[int], said: str) -> None:
     """An offset outside the buffer is a ValueError, not a read outside the buffer."""

