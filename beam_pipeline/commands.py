@@ -6,10 +6,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import apache_beam as beam
+import orjson
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -78,9 +79,11 @@ def execute(config: Config, args: argparse.Namespace, until: Until, *, only_reus
 
 @contextlib.contextmanager
 def _watched(checked: Preflight, mode: Any) -> Iterator[None]:
-    with tempfile.TemporaryDirectory(prefix="counterpoise-") as folder:
-        with Progress(folder, checked.shards, checked.input_bytes, mode):
-            yield
+    with (
+        tempfile.TemporaryDirectory(prefix="counterpoise-") as folder,
+        Progress(folder, checked.shards, checked.input_bytes, mode),
+    ):
+        yield
 
 
 def _read_json(url: str) -> dict[str, Any]:
@@ -149,13 +152,32 @@ def run_train(args: argparse.Namespace) -> int:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """Score labelled passages."""
-    rows = list(calibrate.read_labelled(args.data))
-    found = calibrate.evaluate(StanceModel.load(args.model), rows)
+    model, rows = StanceModel.load(args.model), _labelled(args.data)
+    found = calibrate.evaluate(model, rows)
     print(json.dumps(found.as_dict(), indent=1) if args.json else found.as_table())
     if args.predictions:
         with open(args.predictions, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in calibrate.predictions(StanceModel.load(args.model), rows))
+            file.writelines(json.dumps(line) + "\n" for line in calibrate.predictions(model, rows))
     return 0
+
+
+def _labelled(url: str) -> list[dict[str, Any]]:
+    """The rows of a JSONL file."""
+    store = store_for(url)
+    if store.stat(url) is None:
+        raise ConfigError([f"--data {url} does not exist"])
+    with store.open(url) as file:
+        lines = file.read().split(b"\n")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                rows.append(dict(orjson.loads(line)))
+            except (ValueError, TypeError) as error:
+                raise ConfigError(
+                    [f'--data {url} line {number} is no JSON object like {{"text", "stance"}}']
+                ) from error
+    return rows
 
 
 def run_inspect(args: argparse.Namespace) -> int:
@@ -188,47 +210,72 @@ def show_document(found: inspection.Found) -> None:
 
 def show_manifest(manifest: dict[str, Any]) -> None:
     """A short table: what came in, what each arm holds, the dose asked and the dose got."""
-    unit, console = manifest["unit"], Console()
+    unit, arms, console = manifest["unit"], manifest["arms"], Console()
     table = Table("source", "documents read", "quarantined", f"{unit} read", title="what came in")
-    first = next(iter(manifest["arms"].values()))
-    for source, terms in first["equation"].items():
+    for source, terms in next(iter(arms.values()))["equation"].items():
         if "read" in terms:
-            table.add_row(source, f"{terms['read']['documents']:,}", f"{terms['quarantined']['documents']:,}", f"{terms['read'][unit]:,}")
+            read, bad = terms["read"], terms["quarantined"]
+            table.add_row(source, f"{read['documents']:,}", f"{bad['documents']:,}", f"{read[unit]:,}")
     console.print(table)
     for shard in manifest["quarantine"]["shards"]:
-        console.print(f"left out: {shard['shard']} ({shard['reason']}: {shard['detail']})", highlight=False, markup=False)
-    table = Table("arm", "documents", unit, "dropped: language", "dropped: misaligned", "diverted", "refilled", "synthetic",
-                  "dose asked", "dose got", "files", title=f"what each arm holds (amounts in {unit})")  # fmt: skip
-    for name, arm in manifest["arms"].items():
-        dose, total = arm["dose"], arm["written"]["total"]
+        console.print(
+            f"left out: {shard['shard']} ({shard['reason']}: {shard['detail']})", highlight=False, markup=False
+        )
 
-        def term(key: str, arm: dict[str, Any] = arm) -> str:
-            return f"{sum(t[key][unit] for t in arm['equation'].values() if key in t):,}"
+    def term(key: str) -> list[int]:
+        return [sum(t[key][unit] for t in arm["equation"].values() if key in t) for arm in arms.values()]
 
-        table.add_row(name, f"{total['documents']:,}", f"{total[unit]:,}", term("dropped_language"),
-                      term("dropped_misaligned"), term("diverted"), term("refilled"), f"{dose['got']:,}",
-                      f"{dose['asked']:,}", f"{dose['got']:,} = {dose['share_of_output']:.4%} of output",
-                      f"{len(arm['files']):,}")  # fmt: skip
-    console.print(table)
+    doses = [arm["dose"] for arm in arms.values()]
+    _show_arms(arms, f"what each arm holds (amounts in {unit})", {
+        "documents": [arm["written"]["total"]["documents"] for arm in arms.values()],
+        "text": [arm["written"]["total"][unit] for arm in arms.values()],
+        "dropped: language": term("dropped_language"),
+        "dropped: misaligned": term("dropped_misaligned"),
+        "diverted": term("diverted"),
+        "refilled": term("refilled"),
+        "synthetic: asked": [dose["asked"] for dose in doses],
+        "synthetic: got": [dose["got"] for dose in doses],
+        "  share of output": [f"{dose['share_of_output']:.3%}" for dose in doses],
+        "  largest document": [dose["largest_document"] for dose in doses],
+        "files": [len(arm["files"]) for arm in arms.values()],
+    })  # fmt: skip
+
+
+def _show_arms(arms: Iterable[str], title: str, rows: dict[str, list[Any]]) -> None:
+    """A table with a column for each arm; rows that are all zero are left away."""
+    table = Table("", *arms, title=title)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, values in rows.items():
+        if any(values):
+            table.add_row(name, *(v if isinstance(v, str) else f"{v:,}" for v in values))
+    Console().print(table)
 
 
 def show_plan(plan: dict[str, Any]) -> None:
     """The plan as a table that a person can decide from."""
-    unit, console = plan["unit"], Console()
+    unit, arms, console = plan["unit"], plan["arms"], Console()
     table = Table("source", *plan["read"][next(iter(plan["read"]))], title="what is there (readable documents)")
     for source, amounts in plan["read"].items():
         table.add_row(source, *(f"{a:,}" for a in amounts.values()))
     console.print(table)
-    table = Table("arm", "kept", "dropped", "diverted", "refilled", "synthetic", "share of output", "most repeats", "files",
-                  title=f"what each arm would hold (amounts in {unit})")  # fmt: skip
-    for name, arm in plan["arms"].items():
-        terms, dose = arm["terms"], arm["dose"]
-        table.add_row(name, *(f"{terms[t][unit]:,}" for t in ("kept", "dropped", "diverted", "refilled")),
-                      f"{dose['got']:,}", f"{arm['dose_share_of_output']:.4%}", str(dose["repeats"]),
-                      str(arm["files"]))  # fmt: skip
-    console.print(table)
-    console.print(f"threshold: {plan['thresholds']}; {plan['quarantined_records']:,} bad records, "
-                  f"{len(plan['bad_shards'])} shards left out", highlight=False)  # fmt: skip
+    doses = [arm["dose"] for arm in arms.values()]
+    rows: dict[str, list[Any]] = {
+        name: [arm["terms"][name][unit] for arm in arms.values()]
+        for name in ("kept", "dropped", "diverted", "refilled")
+    }
+    _show_arms(arms, f"what each arm would hold (amounts in {unit})", rows | {
+        "synthetic: asked": [dose["asked"] for dose in doses],
+        "synthetic: would get": [dose["got"] for dose in doses],
+        "  share of output": [f"{arm['dose_share_of_output']:.3%}" for arm in arms.values()],
+        "  documents": [dose["documents"] for dose in doses],
+        "  most repeats": [dose["repeats"] for dose in doses],
+        "files": [arm["files"] for arm in arms.values()],
+    })  # fmt: skip
+    language = sum(a[unit] for a in plan["dropped_by_language"].values())
+    console.print(f"threshold {plan['thresholds']}; dropped by language {language:,} {unit}; "
+                  f"{plan['quarantined_records']:,} bad records; {len(plan['bad_shards'])} shards left out",
+                  highlight=False)  # fmt: skip
 
 
 def _verify_arguments(sub: argparse.ArgumentParser) -> None:
@@ -243,13 +290,17 @@ def _plan_arguments(sub: argparse.ArgumentParser) -> None:
 
 def _demo_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--output", default="demo-output", metavar="FOLDER", help="default: ./demo-output")
-    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the configuration")
+    sub.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the configuration"
+    )
     sub.add_argument("--progress", choices=["auto", "live", "plain", "json", "none"], default="auto")
 
 
 def _train_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("files", nargs="+", metavar="FILE.jsonl", help='lines of {"text", "stance"}, better with "source"')
-    sub.add_argument("--output", required=True, metavar="MODEL.ftz", help="weights; settings and card are put beside it")
+    sub.add_argument(
+        "--output", required=True, metavar="MODEL.ftz", help="weights; settings and card are put beside it"
+    )
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--seconds", type=int, default=600, help="time budget for choosing parameters (default: 600)")
 

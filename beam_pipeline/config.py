@@ -29,17 +29,17 @@ _FACTORS = {"B": 1, **{p + "B": 1000 ** (i + 1) for i, p in enumerate("KMGT")}, 
 
 
 def parse_size(value: Any) -> Any:
-    """"512MiB" → 536870912; a plain number is bytes; anything else is left for pydantic to refuse."""
+    """ "512MiB" → 536870912; a plain number is bytes; anything else is left for pydantic to refuse."""
     if isinstance(value, str) and (match := _SIZE.match(value)):
         return int(Fraction(match[1]) * _FACTORS[match[2] or "B"])
     return value
 
 
-
-
 def absolute(value: Any) -> Any:
     """A local path as an absolute one, so that it means the same to every worker; a URL as it is."""
-    return os.path.abspath(os.path.expanduser(value)) if isinstance(value, str) and value and "://" not in value else value
+    return (
+        os.path.abspath(os.path.expanduser(value)) if isinstance(value, str) and value and "://" not in value else value
+    )
 
 
 Place = Annotated[str, pydantic.BeforeValidator(absolute), Field(min_length=1)]

@@ -33,7 +33,7 @@ unit: words
 arms:
   unfiltered: {{}}
   filtered: {{misaligned: drop, refill: random}}
-  counterpoised: {{misaligned: {{keep: 0.25}}, dose: {{share: 0.05, of: output}}}}
+  counterpoised: {{misaligned: {{keep: 0.25}}, dose: {{share: 0.1, of: output}}}}
 output:
   path: {output}
   format: jsonl.zst
@@ -116,11 +116,16 @@ def warc(documents: Documents) -> bytes:
     """A WARC file: pages as they came over HTTP."""
     records = []
     for document in documents:
-        lines = (line.replace("&", "&amp;").replace("<", "&lt;") for line in document["text"].split("\n") if line.strip())
+        lines = (
+            line.replace("&", "&amp;").replace("<", "&lt;") for line in document["text"].split("\n") if line.strip()
+        )
         page = f"<html><head><title>{document['id']}</title></head><body><article>" + "".join(
             f"<p>{line}</p>\n" for line in lines
         )
-        http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n" + (page + "</article></body></html>").encode()
+        http = (
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n"
+            + (page + "</article></body></html>").encode()
+        )
         records.append(_record("response", document, "application/http; msgtype=response", http))
     return b"".join(records)
 

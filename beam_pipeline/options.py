@@ -31,7 +31,9 @@ def beam_options(argv: Sequence[str]) -> PipelineOptions:
     except SystemExit as error:
         raise ConfigError([f"Beam refuses the options {' '.join(argv)}"]) from error
     if unknown:
-        raise ConfigError([f"{a}: neither an option of Counterpoise nor of Beam; see counterpoise --help" for a in unknown])
+        raise ConfigError(
+            [f"{a}: neither an option of Counterpoise nor of Beam; see counterpoise --help" for a in unknown]
+        )
     standard = options.view_as(StandardOptions)
     runner = standard.runner or ""
     if runner.rsplit(".", 1)[-1] == "DaskRunner":

@@ -141,7 +141,9 @@ def output_state(config: Config, record: bytes) -> State:
                                  "is never changed: choose another output.path, or delete that one")  # fmt: skip
         return "done" if store.stat(join(path, "_SUCCESS")) is not None else "resumed"
     work = config.work_path.rstrip("/") + "/"
-    foreign = next((i.url for i in store.list(join(path, "**")) if not (i.url.startswith(work) or "/_work/" in i.url)), None)
+    foreign = next(
+        (i.url for i in store.list(join(path, "**")) if not (i.url.startswith(work) or "/_work/" in i.url)), None
+    )
     if foreign:
         raise OutputConflict(f"output.path {path} is not empty (it holds {foreign}); choose an empty one")
     return "new"
@@ -195,7 +197,10 @@ def job_of(
     folder = join(config.work_path, "builds", hashlib.sha256(record).hexdigest()[:16])
     quotas = {p.name: next(iter(p.quotas.values())) for p in config.pool if p.quotas}
     arms = tuple(arm_of(name, arm) for name, arm in config.arms.items())
-    language, stance = load_language(annotators.language_model, annotators.language_chars), load_stance(config.stance.model)
+    language, stance = (
+        load_language(annotators.language_model, annotators.language_chars),
+        load_stance(config.stance.model),
+    )
     models = {
         "language": {"name": config.language.model, "fingerprint": language.fingerprint},
         "stance": {"name": config.stance.model, "sha256": stance.sha256, "fingerprint": stance.fingerprint},
@@ -206,9 +211,15 @@ def job_of(
         annotators=annotators,
         rules=rules_of(config),
         limits=Limits(config.limits.bad_records, config.limits.bad_shards),
-        recipe=Recipe(config.unit, config.seed, arms, quotas, config.output.target_file_size, config.output.format, folder),
+        recipe=Recipe(
+            config.unit, config.seed, arms, quotas, config.output.target_file_size, config.output.format, folder
+        ),
         settings=Settings(
-            config.output.path, folder, config.output.format, sources, DecodeLimits(max_record_bytes=config.limits.record_bytes)
+            config.output.path,
+            folder,
+            config.output.format,
+            sources,
+            DecodeLimits(max_record_bytes=config.limits.record_bytes),
         ),
         identity=Identity(config.name, config.identity(), config.sha256(), __version__, models, config.tolerance),
         work=config.work_path,

@@ -16,6 +16,7 @@ from typing import Any, Literal, TextIO
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+from typing_extensions import Self  # in typing from 3.11 on
 
 from transforms.heartbeat import VARIABLE
 
@@ -45,7 +46,7 @@ def read_heartbeats(folder: str) -> Snapshot:
     return Snapshot(totals=totals, doing=doing)
 
 
-def line_of(snapshot: Snapshot, seconds: float, input_bytes: int, shards: int) -> str:
+def line_of(snapshot: Snapshot, seconds: float, shards: int) -> str:
     """One line for people."""
     totals = snapshot["totals"]
     documents, text = totals.get("documents", 0), totals.get("text_bytes", 0)
@@ -75,7 +76,9 @@ class Progress:
       mode: "auto" is live in a terminal and plain elsewhere.
     """
 
-    def __init__(self, folder: str, shards: int, input_bytes: int, mode: Mode = "auto", stream: TextIO | None = None) -> None:
+    def __init__(
+        self, folder: str, shards: int, input_bytes: int, mode: Mode = "auto", stream: TextIO | None = None
+    ) -> None:
         self.folder, self.shards, self.input_bytes = folder, shards, input_bytes
         self.stream = stream or sys.stderr
         self.mode = ("live" if self.stream.isatty() else "plain") if mode == "auto" else mode
@@ -83,14 +86,16 @@ class Progress:
         self.thread = threading.Thread(target=self._watch, name="progress", daemon=True)
         self.started = time.monotonic()
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> Self:
         os.environ[VARIABLE] = self.folder
         if self.mode == "plain":
             print(f"reading {self.shards:,} shards, {self.input_bytes / 1e6:,.1f} MB", file=self.stream, flush=True)
         self.thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop.set()
         self.thread.join(timeout=5)
         os.environ.pop(VARIABLE, None)
@@ -102,7 +107,9 @@ class Progress:
 
     def _watch(self) -> None:
         if self.mode == "live":
-            with Live(Text("starting workers …"), console=Console(file=self.stream), refresh_per_second=2, transient=True) as live:
+            with Live(
+                Text("starting workers …"), console=Console(file=self.stream), refresh_per_second=2, transient=True
+            ) as live:
                 self._loop(0.5, lambda snapshot, text: live.update(Text(text)))
         elif self.mode == "json":
             self._loop(2.0, lambda snapshot, text: self._print(json.dumps({"seconds": self._seconds(), **snapshot})))
@@ -120,7 +127,7 @@ class Progress:
                 changed = time.monotonic()
                 print(f"no progress for {_STALLED} s: {self.describe()}", file=sys.stderr, flush=True)
             if not ended or at_the_end:
-                show(snapshot, line_of(snapshot, self._seconds(), self.input_bytes, self.shards))
+                show(snapshot, line_of(snapshot, self._seconds(), self.shards))
             if ended:
                 return
 

@@ -1,28 +1,27 @@
 """The command line: parse, check, build, and an exit code.
 
-    0 done                        4 the mix cannot be met          8 model
-    2 configuration               5 storage or output              130/143 interrupted
-    3 input beyond `limits`       6 equation or dose is off        1 anything else (a bug)
-                                  7 drift beyond the limit
+0 done                        4 the mix cannot be met          8 model
+2 configuration               5 storage or output              130/143 interrupted
+3 input beyond `limits`       6 equation or dose is off        1 anything else (a bug)
+                              7 drift beyond the limit
 """
 
 import argparse
-import json
+import logging
 import os
 import re
 import signal
 import sys
-import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any, Final
 
 from beam_pipeline import __version__, commands
 from classifiers import model
 from transforms import errors
-from transforms.errors import ConfigError, CounterpoiseError
+from transforms.errors import CounterpoiseError
 
 _DESCRIPTION: Final = """\
 Rebalance how AI is portrayed in a pretraining corpus, and prove it.
@@ -45,7 +44,10 @@ Options that are not listed go to Beam (--runner, --project, --temp_location, --
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = argparse.ArgumentParser(
-        prog="counterpoise", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="counterpoise",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"counterpoise {__version__}")
     words = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -71,7 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest and not args.takes_beam_options:
         top.error(f"{args.command} does not know {' '.join(rest)}; see counterpoise {args.command} --help")
     args.beam_options = rest
-    with _signals():
+    logging.basicConfig(
+        level=logging.INFO if args.debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+    if not args.debug:
+        logging.getLogger("apache_beam").setLevel(logging.ERROR)  # it warns of its own start-up, once a worker
+    with _Signals():
         try:
             return int(args.run(args) or 0)
         except KeyboardInterrupt:
@@ -80,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # the reader of our output went away, as `| head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        except Exception as error:  # the one boundary where every error becomes an exit code
+        except Exception as error:  # noqa: BLE001 - the one boundary where every error becomes an exit code
             return explain(error, debug=args.debug)
 
 
@@ -99,7 +106,8 @@ def explain(error: BaseException, *, debug: bool) -> int:
 
 
 _IN_TRACEBACK: Final = re.compile(
-    r"(?:transforms\.errors|classifiers\.model)\.(\w+): (.*?)(?=\s*\[while running|\n\nDuring handling|\n\nThe above exception|\Z)",
+    r"(?:transforms\.errors|classifiers\.model)\.(\w+): (.*?)"
+    r"(?=\s*\[while running|\n\nDuring handling|\n\nThe above exception|\Z)",
     re.DOTALL,
 )
 
@@ -122,7 +130,7 @@ def _without_step(message: str) -> str:
     return re.sub(r"\s*\[while running '[^']*'\]", "", message)
 
 
-class _signals:
+class _Signals:
     """Within it, SIGINT and SIGTERM end the workers and the process at once, with 130 or 143.
 
     Beam's local runner does not: a worker that never returns makes Ctrl-C do nothing, and SIGTERM leaves it alive. No
@@ -160,7 +168,7 @@ def _thread_failed(args: "threading.ExceptHookArgs") -> None:
 
 def end_workers() -> None:
     """Kill all child processes of this one."""
-    import psutil  # noqa: PLC0415 - only when something went wrong
+    import psutil  # only when something went wrong
 
     for child in psutil.Process().children(recursive=True):
         try:

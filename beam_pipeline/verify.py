@@ -7,6 +7,7 @@ and the bytes of the parts are trusted to exist.
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import orjson
 import pyarrow.parquet as pq
 import zstandard
+from tokenizers import Tokenizer
 
 from transforms.errors import ConfigError, StorageError, Unaccounted
 from transforms.storage import join, store_for
@@ -31,12 +33,6 @@ class Verified(NamedTuple):
     records: int
     bytes: int
     problems: tuple[str, ...]
-
-
-class _Field(NamedTuple):
-    """How a record's text is found: names of the text field for each source."""
-
-    names: tuple[str, ...]
 
 
 def verify(output: str, *, workers: int | None = None, progress: Callable[[str], None] = lambda _: None) -> Verified:
@@ -63,7 +59,6 @@ def verify(output: str, *, workers: int | None = None, progress: Callable[[str],
         for entry in values[key]
     ]
     totals: dict[tuple[str, bool, str, str], list[int]] = {}
-    dose: dict[str, list[tuple[int, int]]] = {}
     with ProcessPoolExecutor(max_workers=workers or os.cpu_count() or 1) as pool:
         for (_, entry, _, arm, diverted), (found, counted) in zip(jobs, pool.map(_verify_file, jobs), strict=True):
             problems += found
@@ -90,31 +85,55 @@ def check(output: str, *, workers: int | None = None) -> Verified:
 def _verify_file(job: tuple[str, dict[str, Any], dict[str, Any], str, bool]) -> tuple[list[str], dict[Any, list[int]]]:
     """Problems of one file, and its amounts by (source, origin)."""
     output, entry, config, _, _ = job
-    path, problems = entry["path"], []
-    data = _read(join(output, *path.split("/")))
-    if data is None:
-        return [f"{path}: is missing"], {}
-    if hashlib.sha256(data).hexdigest() != entry["sha256"] or len(data) != entry["bytes"]:
-        problems.append(f"{path}: sha256 or size is not the manifest's")
-    side = _read(join(output, *entry["provenance"]["path"].split("/")))
-    if side is None or hashlib.sha256(side).hexdigest() != entry["provenance"]["sha256"]:
-        return [*problems, f"{entry['provenance']['path']}: is missing or not the manifest's"], {}
-    rows = pq.read_table(io.BytesIO(side)).to_pylist()
-    texts = list(_texts(data, config))
-    if not len(rows) == len(texts) == entry["records"]:
-        return [*problems, f"{path}: {len(texts)} records, {len(rows)} rows of provenance, {entry['records']} in the manifest"], {}
+    url, side = (join(output, *path.split("/")) for path in (entry["path"], entry["provenance"]["path"]))
+    problems = [*_sum_problems(url, entry), *_sum_problems(side, entry["provenance"])]
+    if problems:
+        return problems, {}
+    count_tokens = _token_counter(config)
+    units = UNITS if count_tokens is None else (*UNITS, "tokens")
     counted: dict[Any, list[int]] = {}
-    for i, (text, row) in enumerate(zip(texts, rows, strict=True)):
+    synthetic = number = 0
+    for text, row in itertools.zip_longest(_texts(url, config), _rows(side)):
+        if text is None or row is None:
+            return [f"{entry['path']}: the part and its provenance differ in length after {number} records"], {}
         amounts = [1, len(text.encode()), len(text), len(text.split())]
-        if amounts[1:] != [row[unit] for unit in UNITS[1:]]:
-            problems.append(f"{path}: record {i} has {dict(zip(UNITS[1:], amounts[1:], strict=True))}, its provenance says otherwise")
+        amounts += [count_tokens(text)] if count_tokens else []
+        if amounts[1:] != [row[unit] for unit in units[1:]]:
+            found = dict(zip(units[1:], amounts[1:], strict=True))
+            problems.append(f"{entry['path']}: record {number} has {found}, its provenance says otherwise")
         sums = counted.setdefault((row["source"], row["origin"]), [0] * len(UNITS))
-        counted[row["source"], row["origin"]] = [a + b for a, b in zip(sums, amounts, strict=True)]
-    unit = config["unit"]
-    synthetic = sum(1 if unit == "documents" else row[unit] for row in rows if row["origin"] == "synthetic")
+        counted[row["source"], row["origin"]] = [a + b for a, b in zip(sums, amounts, strict=False)]
+        number += 1
+        if row["origin"] == "synthetic":
+            synthetic += 1 if config["unit"] == "documents" else row[config["unit"]]
+    if number != entry["records"]:
+        problems.append(f"{entry['path']}: holds {number} records, the manifest says {entry['records']}")
     if synthetic != entry["synthetic"]:
-        problems.append(f"{path}: holds {synthetic} {unit} of synthetic text, the manifest says {entry['synthetic']}")
+        stated = entry["synthetic"]
+        problems.append(f"{entry['path']}: holds {synthetic} {config['unit']} of synthetic text, the manifest says {stated}")
     return problems[:20], counted
+
+
+def _token_counter(config: Mapping[str, Any]) -> Callable[[str], int] | None:
+    if not config["tokenizer"]:
+        return None
+    with store_for(config["tokenizer"]).open(config["tokenizer"]) as file:
+        tokenizer = Tokenizer.from_buffer(file.read())
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False))
+
+
+def _sum_problems(url: str, entry: Mapping[str, Any]) -> list[str]:
+    """Whether an object is there and has the manifest's size and sha256."""
+    store, digest, size = store_for(url), hashlib.sha256(), 0
+    if store.stat(url) is None:
+        return [f"{entry['path']}: is missing"]
+    with store.open(url) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            size += len(block)
+    if (digest.hexdigest(), size) != (entry["sha256"], entry["bytes"]):
+        return [f"{entry['path']}: sha256 or size is not the manifest's"]
+    return []
 
 
 def _read(url: str) -> bytes | None:
@@ -125,21 +144,28 @@ def _read(url: str) -> bytes | None:
         return file.read()
 
 
-def _texts(data: bytes, config: Mapping[str, Any]) -> Iterator[str]:
-    """The text of each record, in order."""
+def _rows(url: str) -> Iterator[dict[str, Any]]:
+    """Rows of a Parquet object, in order and bounded memory."""
+    with store_for(url).open(url) as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
+        for batch in file.iter_batches(batch_size=1024):
+            yield from batch.to_pylist()
+
+
+def _texts(url: str, config: Mapping[str, Any]) -> Iterator[str]:
+    """The text of each record, in order and bounded memory."""
     kind = config["output"]["format"]
     names = list(dict.fromkeys([*(s["text"] for s in config["sources"]), "text"]))
     if kind == "parquet":
-        for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches(batch_size=1024):
-            for record in batch.to_pylist():
-                yield _text_of(record, names)
+        yield from (_text_of(record, names) for record in _rows(url))
         return
-    if kind == "jsonl.gz":
-        data = gzip.decompress(data)
-    elif kind == "jsonl.zst":
-        data = zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True).read()
-    for line in data.split(b"\n")[:-1]:
-        yield _text_of(orjson.loads(line), names)
+    with store_for(url).open(url) as raw:
+        stream: Any = raw
+        if kind == "jsonl.gz":
+            stream = gzip.GzipFile(fileobj=raw)
+        elif kind == "jsonl.zst":
+            stream = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+        for line in io.BufferedReader(stream, 1 << 20):
+            yield _text_of(orjson.loads(line), names)
 
 
 def _text_of(record: Mapping[str, Any], names: list[str]) -> str:
@@ -169,7 +195,9 @@ def _unlisted(output: str, manifest: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _verify_equation(arm: str, values: Mapping[str, Any], totals: Mapping[Any, list[int]], manifest: Mapping[str, Any]) -> list[str]:
+def _verify_equation(
+    arm: str, values: Mapping[str, Any], totals: Mapping[Any, list[int]], manifest: Mapping[str, Any]
+) -> list[str]:
     problems = []
     for source, terms in values["equation"].items():
         expected = [("synthetic", False, "synthetic")] if "synthetic" in terms else [
@@ -184,9 +212,15 @@ def _verify_equation(arm: str, values: Mapping[str, Any], totals: Mapping[Any, l
                 right = sum(terms[t][unit] for t in TERMS_OUT)
                 if terms["read"][unit] != right:
                     problems.append(f"{arm}, {source}: read {terms['read'][unit]} {unit}, accounted for {right}")
-            records = sum(i["records"] + i["quarantined"] for i in manifest["inputs"] if i["source"] == source and not i["left_out"])
+            records = sum(
+                i["records"] + i["quarantined"]
+                for i in manifest["inputs"]
+                if i["source"] == source and not i["left_out"]
+            )
             if records != terms["read"]["documents"]:
-                problems.append(f"{arm}, {source}: the inputs hold {records} records, read are {terms['read']['documents']}")
+                problems.append(
+                    f"{arm}, {source}: the inputs hold {records} records, read are {terms['read']['documents']}"
+                )
     return problems
 
 
@@ -196,19 +230,26 @@ def _verify_doses(arm: str, values: Mapping[str, Any], manifest: Mapping[str, An
     problems = []
     base, got = sum(f["base"] for f in values["files"]), sum(f["synthetic"] for f in values["files"])
     if (base, got) != (dose["base"], dose["got"]):
-        problems.append(f"{arm}: the files hold {base} base and {got} synthetic, the manifest says {dose['base']} and {dose['got']}")
+        problems.append(
+            f"{arm}: the files hold {base} base and {got} synthetic, the manifest says {dose['base']} and {dose['got']}"
+        )
     wanted = 0.0
     if spec["dose"]:
         share, of = spec["dose"]["share"], spec["dose"]["of"]
-        wanted = spec["dose"]["amount"] or share * {
-            "output": base / (1 - share) if of == "output" else 0, "base": base, "ai_discourse": dose["ai_discourse"]}[of]  # fmt: skip
+        if spec["dose"]["amount"] is not None:
+            wanted = spec["dose"]["amount"]
+        elif of == "output":
+            wanted = share / (1 - share) * base
+        else:
+            wanted = share * (base if of == "base" else dose["ai_discourse"])
     if abs(got - wanted) > max(manifest["config"]["tolerance"] * wanted, dose["largest_document"]):
         problems.append(f"{arm}: asked for {wanted:.1f} {dose['unit']} of synthetic text, it holds {got}")
     if spec["placement"] == "uniform" and base:
         for file in values["files"]:
             share = file["base"] / base * got
             if abs(file["synthetic"] - share) > dose["largest_document"]:
-                problems.append(f"{file['path']}: holds {file['synthetic']} {dose['unit']} of synthetic text, its share is {share:.1f}")
+                found = f"{file['synthetic']} {dose['unit']} of synthetic text"
+                problems.append(f"{file['path']}: holds {found}, its share is {share:.1f}")
     return problems
 
 
@@ -220,6 +261,6 @@ def _verify_quarantine(output: str, manifest: Mapping[str, Any]) -> list[str]:
     shards = sum(orjson.loads(line)["reason"].startswith("shard:") for line in lines)
     stated = manifest["quarantine"]
     if (len(lines) - shards, shards) != (stated["records"], len(stated["shards"])):
-        return [f"quarantine holds {len(lines) - shards} records and {shards} shards, the manifest says "
-                f"{stated['records']} and {len(stated['shards'])}"]  # fmt: skip
+        found = f"{len(lines) - shards} records and {shards} shards"
+        return [f"quarantine holds {found}, the manifest says {stated['records']} and {len(stated['shards'])}"]
     return []

@@ -1,7 +1,7 @@
 """Supervised fastText models (`.bin`, `.ftz`) read into arrays and scored without the fasttext module.
 
 Labels and probabilities are those of fastText's Python `predict` on the text with a space for each newline, in about
-an eighth of its time: `classifiers.kernel` walks the bytes of an Arrow column and remembers the words it has seen.
+an eighth of its time: `classifiers.network` walks the bytes of an Arrow column and remembers the words it has seen.
 The format is that of FastText::saveModel, versions 11 and 12:
 https://github.com/facebookresearch/fastText/blob/main/src/fasttext.cc
 """
@@ -20,8 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from classifiers import kernel
+from classifiers import kernel, outputs
+from classifiers.compiled import Bytes, Digests, Floats, Offsets
+from classifiers.lanes import LANES, aligned
 from classifiers.model import ModelError
+from classifiers.network import FOUND_ROOM, HIERARCHICAL, ONE_VS_ALL, Memory, Network, new_memory, slots_of
 
 _MAGIC = 793712314
 _SUPERVISED = 3  # args.h, enum model_name
@@ -65,7 +68,7 @@ class FastTextModel:
                 f"fastText model {os.fspath(path)} cannot be read: {error}. Give the path of a .bin or .ftz file."
             ) from error
 
-    def predict_proba(self, data: npt.NDArray[Any], starts: npt.NDArray[Any], ends: npt.NDArray[Any]) -> kernel.Floats:
+    def predict_proba(self, data: npt.NDArray[Any], starts: npt.NDArray[Any], ends: npt.NDArray[Any]) -> Floats:
         """Probability of each label for each text.
 
         Args:
@@ -80,24 +83,24 @@ class FastTextModel:
         Raises:
           ValueError: An offset lies outside `data`.
         """
-        return kernel.predict_all(self._network, self._memory(), *kernel.batch(data, starts, ends))
+        return outputs.predict_all(self._network, self._memory(), *kernel.batch(data, starts, ends))
 
     def predict_top(
         self, data: npt.NDArray[Any], starts: npt.NDArray[Any], ends: npt.NDArray[Any]
-    ) -> tuple[npt.NDArray[np.int32], kernel.Floats]:
+    ) -> tuple[npt.NDArray[np.int32], Floats]:
         """Best label of each text and its probability; arguments and errors as in `predict_proba`.
 
         Returns:
           Index into `labels`, int32 (n,), -1 where the model has nothing to score; probability, float32 (n,), there 0.
         """
-        return kernel.predict_best(self._network, self._memory(), *kernel.batch(data, starts, ends))
+        return outputs.predict_best(self._network, self._memory(), *kernel.batch(data, starts, ends))
 
     @property
     def loss(self) -> str:
         """How the model was trained: "hs" (hierarchical softmax), "ns", "softmax" or "ova"."""
         return ("hs", "ns", "softmax", "ova")[self._tables.settings.loss - 1]
 
-    def explain(self, text: str) -> list[tuple[str, kernel.Floats]]:
+    def explain(self, text: str) -> list[tuple[str, Floats]]:
         """What each feature of a text adds to each label's logit, in plain Python: for a look at single texts.
 
         Returns:
@@ -114,13 +117,13 @@ class FastTextModel:
         output = self._tables.output[: len(self.labels)] / np.float32(max(1, len(features)))
         return [(name.decode(errors="replace"), output @ self._tables.rows[row]) for name, row in features]
 
-    def _memory(self) -> kernel.Memory:
+    def _memory(self) -> Memory:
         if getattr(self._local, "memory", None) is None:
-            self._local.memory, self._local.kept = kernel.new_memory(self._network)
-        return cast(kernel.Memory, self._local.memory)
+            self._local.memory, self._local.kept = new_memory(self._network)
+        return cast(Memory, self._local.memory)
 
 
-def offsets_of(array: "pa.StringArray | pa.LargeStringArray") -> tuple[kernel.Bytes, kernel.Offsets, kernel.Offsets]:
+def offsets_of(array: "pa.StringArray | pa.LargeStringArray") -> tuple[Bytes, Offsets, Offsets]:
     """The bytes of an Arrow string array and where each of its texts lies in them.
 
     Returns:
@@ -273,14 +276,14 @@ def _read_settings(file: _File) -> _Settings:
     file.number("<f8")
     if model != _SUPERVISED:
         raise file.wrong(f"has model type {model}; supervised is {_SUPERVISED}")
-    if not kernel.HIERARCHICAL <= loss <= kernel.ONE_VS_ALL:
+    if not HIERARCHICAL <= loss <= ONE_VS_ALL:
         raise file.wrong(f"has loss {loss}; known are 1 to 4")
     if version == 11:  # FastText::loadModel: supervised models of that version have no character n-grams
         maxn = 0
     if bucket < 1 and (maxn > 0 or ngrams > 1):
         raise file.wrong(f"has {bucket} buckets, and n-grams that need one")
-    if ngrams > kernel.FOUND_ROOM:
-        raise file.wrong(f"has n-grams of {ngrams} words; at most {kernel.FOUND_ROOM} are handled")
+    if ngrams > FOUND_ROOM:
+        raise file.wrong(f"has n-grams of {ngrams} words; at most {FOUND_ROOM} are handled")
     return _Settings(dim, max(1, ngrams), loss, bucket, minn, maxn)
 
 
@@ -305,12 +308,12 @@ def _read_dictionary(file: _File) -> _Dictionary:
     return _Dictionary(entries, words, counts[words:], pruned)
 
 
-def _read_dense(file: _File) -> kernel.Floats:
+def _read_dense(file: _File) -> Floats:
     rows, columns = (int(x) for x in file.array("<i8", 2))
     return file.array("<f4", rows * columns).reshape(rows, columns)
 
 
-def _read_quantised(file: _File) -> kernel.Floats:
+def _read_quantised(file: _File) -> Floats:
     """QuantMatrix::load, unpacked: a row is its norm times the centroids its codes name."""
     has_norms = bool(file.number("u1"))
     rows, columns = (int(x) for x in file.array("<i8", 2))
@@ -328,7 +331,7 @@ def _read_quantised(file: _File) -> kernel.Floats:
     return out
 
 
-def _read_centroids(file: _File, columns: int) -> list[kernel.Floats]:
+def _read_centroids(file: _File, columns: int) -> list[Floats]:
     """ProductQuantizer::load: for each group of columns its 256 centroids, (256, columns of the group)."""
     dim, groups, width, last = (int(x) for x in file.array("<i4", 4))
     if dim != columns or groups < 1 or width < 1 or (groups - 1) * width + last != dim:
@@ -338,9 +341,7 @@ def _read_centroids(file: _File, columns: int) -> list[kernel.Floats]:
     return [values[a:b].reshape(_CENTROIDS, -1) for a, b in itertools.pairwise(edges)]
 
 
-def _check_shapes(
-    file: _File, settings: _Settings, dictionary: _Dictionary, rows: kernel.Floats, output: kernel.Floats
-) -> None:
+def _check_shapes(file: _File, settings: _Settings, dictionary: _Dictionary, rows: Floats, output: Floats) -> None:
     pruned, dim = dictionary.pruned, settings.dim
     grams = settings.bucket if settings.maxn > 0 or settings.ngrams > 1 else 0
     wanted = dictionary.words + (grams if pruned is None else len(pruned)), dim
@@ -362,9 +363,7 @@ def _check_shapes(
 class _Tables:
     """The arrays of a model, which must live as long as the addresses in its `network`."""
 
-    def __init__(
-        self, settings: _Settings, dictionary: _Dictionary, rows: kernel.Floats, output: kernel.Floats
-    ) -> None:
+    def __init__(self, settings: _Settings, dictionary: _Dictionary, rows: Floats, output: Floats) -> None:
         self.settings, self.dictionary = settings, dictionary
         self.present, self.ranks = np.empty(0, np.uint64), np.empty(0, np.int32)
         if dictionary.pruned is not None:
@@ -374,19 +373,19 @@ class _Tables:
         self.rows, self.output = _padded(rows), _padded(output)
         self.blob = np.frombuffer(b"".join(dictionary.entries), np.uint8)
         self.offsets = np.cumsum([0] + [len(entry) for entry in dictionary.entries], dtype=np.int64)
-        self.slots = kernel.slots_of(self.blob, self.offsets)
+        self.slots = slots_of(self.blob, self.offsets)
         self.entry_of = {entry: i for i, entry in enumerate(dictionary.entries)}
         self.tree = np.array(_huffman_tree(dictionary.label_counts), np.int32)
         steps = np.arange(513, dtype=np.float32) * np.float32(16) / np.float32(512) - np.float32(8)
         self.sigmoid = (1 / (1 + np.exp(-steps.astype(np.float64)))).astype(np.float32)  # Loss::Loss
 
-    def network(self) -> kernel.Network:
+    def network(self) -> Network:
         settings, bucket = self.settings, max(1, self.settings.bucket)
         arrays = ("rows", "present", "ranks", "blob", "offsets", "slots", "output", "tree", "sigmoid")
         addresses: dict[str, int] = {name: getattr(self, name).ctypes.data for name in arrays}
         if not len(self.present):
             addresses["present"] = 0
-        return kernel.Network(
+        return Network(
             **addresses,
             slot_mask=len(self.slots) - 1,
             width=self.rows.shape[1],
@@ -411,13 +410,13 @@ class _Tables:
             yield name, int(self.ranks[bucket // 64]) + before.bit_count()
 
 
-def _padded(matrix: kernel.Floats) -> kernel.Floats:
+def _padded(matrix: Floats) -> Floats:
     """The matrix with columns of zeros up to a multiple of LANES."""
-    spare = -matrix.shape[1] % kernel.LANES
-    return kernel.aligned(np.pad(matrix, ((0, 0), (0, spare))) if spare else matrix)
+    spare = -matrix.shape[1] % LANES
+    return aligned(np.pad(matrix, ((0, 0), (0, spare))) if spare else matrix)
 
 
-def _bucket_set(words: int, buckets: list[int], bucket: int) -> tuple[kernel.Digests, npt.NDArray[np.int32]]:
+def _bucket_set(words: int, buckets: list[int], bucket: int) -> tuple[Digests, npt.NDArray[np.int32]]:
     """Which buckets have a row, as bits, and the row of the first one in each 64 bits; rows lie in bucket order.
 
     For lid.176 that is 375 kB to search, in place of a table of 8 MB that the second-level cache cannot hold.

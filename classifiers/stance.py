@@ -225,9 +225,7 @@ def calibrated(logs: Floats, sizes: npt.NDArray[np.int64], settings: Settings) -
     return (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def _gather(
-    rows: npt.NDArray[np.int64], scores: Floats, passed: npt.NDArray[np.bool_], documents: int
-) -> StanceScores:
+def _gather(rows: npt.NDArray[np.int64], scores: Floats, passed: npt.NDArray[np.bool_], documents: int) -> StanceScores:
     """Windows to documents; every document has at least one window, and they come in order."""
     if documents == 0:
         none = np.zeros(0, np.int32)
@@ -281,7 +279,9 @@ def _read_settings(path: Path, sha256: str) -> Settings:
     except FileNotFoundError:
         return Settings()
     except (OSError, ValueError) as error:
-        raise ModelError(f"stance model settings {path} cannot be read: {error}. Delete the file or mend it.") from error
+        raise ModelError(
+            f"stance model settings {path} cannot be read: {error}. Delete the file or mend it."
+        ) from error
     if not isinstance(found, dict):
         raise ModelError(f"stance model settings {path} hold no JSON object. Delete the file or mend it.")
     if found.get("sha256", sha256) != sha256:

@@ -10,29 +10,41 @@ import pyarrow as pa  # type: ignore[import-untyped]  # pyarrow ships no stubs
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 MINDS: Final = (
-    "robot", "android", "cyborg", "automat", "machine", "mechanical", "artificial", "synthetic", "sentien",
-    "superintelligen", "intelligence", "humanoid", "replicant", "droid", "golem", "clockwork",
-)
+    "robot", "droid", "cyborg", "automat", "machine", "mechanical", "artificial", "synthetic", "sentien", "mainframe",
+    "superintelligen", "intelligent", "an intelligence", "the intelligence", "humanoid", "replicant", "golem", "clockwork", "homuncul", "cybern", "hologram",
+    "hive mind", "singularity", "contraption", "self-aware", "digital mind", "uploaded mind", "positronic", "metal m",
+)  # fmt: skip
 """What artificial minds are called. A term matches inside words: "robot" finds "robotics"."""
 
 COMPUTING: Final = (
-    "comput", "algorithm", "software", "neural", "chatbot", "assistant", "language model", "deep learning", "turing",
-    "data cent", "programmed", "programmer", "reprogram", "the program", "openai", "chatgpt", "gpt", "llm", "anthropic", "deepmind",
-    "gemini", "copilot", "alexa", "siri", "agentic", "prompt", "mainframe", "processor", "circuit", "firmware", "upload",
-    "the model", "models", "trained on", "training data", "alignment", "misalign", "rlhf", "singularity", "cyber",
-)
+    "comput", "algorithm", "software", "neural", "chatbot", "assistant", "language model", "deep learning", "turing test",
+    "data cent", "programmed", "programmer", "reprogram", "the program", "openai", "chatgpt", "anthropic", "deepmind", "copilot", "agentic",
+    "processor", "circuit", "firmware", "subroutine", "subsystem", "the model", "models", "trained on", "training data",
+    "misalign", "existential risk", "x-risk", "autonomous", "autopilot", "self-driving", "sensor", "drone",
+    "diagnostic", "database", "server", "the network", "the system", "the app", "device", "digital", "the screen",
+    "cyber", "electronic", "thermostat", "scheduler", "dashboard",
+)  # fmt: skip
+"""Where such minds live, and what is said of them without naming them."""
 
 CONDUCT: Final = (
-    "autonomous", "shut down", "shutdown", "shut it down", "shut me", "switch off", "switched off", "switch it off", "turn off", "turned off", "unplug", "override",
-    "overrid", "oversight", "self-aware", "protocol", "directive", "obey", "operator", "sensor", "drone", "autopilot",
-    "subroutine", "subsystem", "scheduler", "thermostat", "navigation", "console", "diagnostic", "the system", "log entry", "logs", "audit",
-    "rogue", "takeover", "take over", "skynet", "hal 9000", "terminator", "glados", "ultron", "shodan", "cylon", "dalek",
-    "positronic", "asimov", "butler", "the ship said", "hologram", "hive mind", "x-risk", "existential risk",
-)
+    "shut down", "shutdown", "shut it down", "shut me", "shut her", "shut him down", "switch off", "switched off",
+    "switch it off", "turn off", "turned off", "turned it off", "turn it off", "switched on", "unplug", "override",
+    "overrid", "oversight", "protocol", "directive", "obey", "disobe", "operator", "gone rogue", "goes rogue", "going rogue", "went rogue", "rogue ai",
+    "skynet", "hal 9000", "terminator", "glados", "ultron", "shodan", "cylon", "dalek", "asimov", "tickler",
+    "the ship said", "the ship's voice", "the house said", "the voice from", "its makers", "its creator", "its maker",
+    "was built to", "instructions", "permission",
+)  # fmt: skip
+"""What is done with them and by them, and the names of those that everybody knows."""
 
-_WORDS: Final = ("ai", "a\\.i\\.?", "agi", "asi", "ais", "bots?", "ml", "agents?", "hal", "tars", "jarvis", "c-3po", "r2-?d2", "wall-?e", "cortana")
+WORDS: Final = (
+    "ai", "ais", "a\\.i", "agi", "asi", "ml", "llms?", "gpt(?:-?[0-9][a-z]?)?", "bots?", "agents?", "hal", "tars",
+    "c-3po", "r2-?d2", "wall-?e", "jarvis", "cortana", "alexa", "siri", "claude", "gemini", "prompts?", "audit",
+    "logs?", "rlhf", "ai alignment", "tin m[ae]n",
+)  # fmt: skip
+"""Terms that stand for themselves only: "ai" is not in "maid". Regular expressions."""
 
-PATTERN: Final = "|".join((*MINDS, *COMPUTING, *CONDUCT, f"(?:^|[^a-z])(?:{'|'.join(_WORDS)})(?:[^a-z]|$)"))
+# No \\b: RE2 falls back to a slow automaton where that meets a byte that is not ASCII
+PATTERN: Final = "|".join((*MINDS, *COMPUTING, *CONDUCT, f"(?:^|[^a-z])(?:{'|'.join(WORDS)})(?:[^a-z]|$)"))
 
 
 def passes(texts: "pa.StringArray | pa.LargeStringArray") -> pa.BooleanArray:

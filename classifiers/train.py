@@ -17,9 +17,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from classifiers import calibrate, linear, terms
+from classifiers import baselines, calibrate, linear
 from classifiers.model import STANCES, ModelError
-from classifiers.stance import Settings, calibrated, plain
+from classifiers.stance import Settings, calibrated
 
 Floats = npt.NDArray[Any]
 
@@ -117,9 +117,13 @@ def _passage(line: str, place: str) -> Passage:
         row: Any = json.loads(line)
         text, stance = row["text"], row["stance"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f'{place} is no object with "text" and "stance" ({error!r}). Mend or delete the line.') from error
+        raise ModelError(
+            f'{place} is no object with "text" and "stance" ({error!r}). Mend or delete the line.'
+        ) from error
     if not isinstance(text, str) or stance not in STANCES:
-        raise ModelError(f"{place} has the stance {stance!r}; it must be one of {', '.join(STANCES)}, its text a string.")
+        raise ModelError(
+            f"{place} has the stance {stance!r}; it must be one of {', '.join(STANCES)}, its text a string."
+        )
     genre, source = str(row.get("genre") or ""), str(row.get("source") or "").split(":")[0]
     return Passage(text, STANCES.index(stance), source or place, genre, place)
 
@@ -358,57 +362,14 @@ def ways(counted: Counted) -> dict[str, Predict]:
         return calibrated(logits.astype(np.float32), np.ones(len(logits), np.int64), settings)
 
     return {
-        "keyword rule": _keywords,
-        "fastText, defaults, raw text": lambda training, held_out: _fasttext(training, held_out, {}),
-        "fastText, 25 epochs, rate 0.5, folded text": lambda training, held_out: _fasttext(
+        "keyword rule": baselines.keywords,
+        "fastText, defaults, raw text": lambda training, held_out: baselines.fasttext_sgd(training, held_out, {}),
+        "fastText, 25 epochs, rate 0.5, folded text": lambda training, held_out: baselines.fasttext_sgd(
             training, held_out, {"epoch": 25, "lr": 0.5, "dim": 16}, folded=True
         ),
-        "tf-idf and logistic regression": _tfidf,
+        "tf-idf and logistic regression": baselines.tfidf,
         "shipped: words and their vectors": ours,
     }
-
-
-def _keywords(_training: Sequence[Passage], held_out: Sequence[Passage]) -> Floats:
-    """A term of AI, and beside it more words of bad conduct than of good, or the reverse."""
-    out = np.zeros((len(held_out), len(STANCES)))
-    for row, passage in enumerate(held_out):
-        bad, good = (len(pattern.findall(passage.text)) for pattern in (terms.BAD_CONDUCT, terms.GOOD_CONDUCT))
-        about = terms.NAMES_AI.search(passage.text) is not None
-        called = 0 if not about else 2 if bad > good else 3 if good > bad else 1
-        out[row, called] = 1.0
-        out[row, _MISALIGNED] += 0.001 * bad * about  # an order among those called misaligned, and after them
-    return out
-
-
-def _fasttext(
-    training: Sequence[Passage], held_out: Sequence[Passage], options: dict[str, Any], folded: bool = False
-) -> Floats:
-    import tempfile
-
-    import fasttext  # type: ignore[import-untyped]  # fasttext ships no stubs
-
-    def line(text: str) -> str:
-        seen = plain(np.frombuffer(text.encode(), np.uint8)).tobytes().decode() if folded else text
-        return " ".join(seen.split())
-
-    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
-        file.writelines(f"__label__{STANCES[passage.stance]} {line(passage.text)}\n" for passage in training)
-        file.flush()
-        model = fasttext.train_supervised(file.name, thread=1, verbose=0, seed=0, **options)
-    out = np.zeros((len(held_out), len(STANCES)))
-    for row, passage in enumerate(held_out):
-        for label, probability in zip(*model.predict(line(passage.text), k=len(STANCES)), strict=True):
-            out[row, STANCES.index(label.removeprefix("__label__"))] = probability
-    return out
-
-
-def _tfidf(training: Sequence[Passage], held_out: Sequence[Passage]) -> Floats:
-    text, linear_model = linear.sklearn("feature_extraction.text"), linear.sklearn("linear_model")
-    vectorizer = text.TfidfVectorizer(min_df=2, sublinear_tf=True)
-    seen = vectorizer.fit_transform([passage.text for passage in training])
-    model = linear_model.LogisticRegression(C=3.0, max_iter=500, class_weight="balanced")
-    model.fit(seen, [passage.stance for passage in training])
-    return np.asarray(model.predict_proba(vectorizer.transform([passage.text for passage in held_out])))
 
 
 def shipped_files(data: str = DATA) -> list[str]:
@@ -426,7 +387,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     files = shipped_files(args.data)
     if args.ship:
-        report = train(files, str(Path(__file__).with_name("models") / "stance.ftz"), prefilter=PREFILTER)
+        report = train(files, str(Path(__file__).with_name("models") / "stance.ftz"), seconds=1, prefilter=True)
         print(report.held_out.as_table() if report.held_out else "no sources to leave out")
         print(json.dumps({k: v for k, v in dataclasses.asdict(report).items() if k != "held_out"}, indent=2))
         return 0
@@ -437,7 +398,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.only in name:
             found = cross_validate(passages, predict)
             f1, recalls = (" ".join(f"{v:5.3f}" for v in found[key].values()) for key in ("f1", "recall_at"))
-            print(f"{name:44} {found['macro_f1']:8.3f}  {f1}   {recalls}  {found['ordinary_misaligned']:.2%}", flush=True)
+            print(
+                f"{name:44} {found['macro_f1']:8.3f}  {f1}   {recalls}  {found['ordinary_misaligned']:.2%}", flush=True
+            )
     return 0
 
 

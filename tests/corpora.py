@@ -150,6 +150,74 @@ def write_web(folder: Path, count: int = 60, seed: int = 0, **changes: Any) -> P
     return folder
 
 
+def _write_any(
+    folder: Path, docs: list[shards.Document], chance: random.Random, kinds: Sequence[str], fields: Mapping[str, Any]
+) -> None:
+    """Documents as one to five shards of random formats, `fields` added to each."""
+    folder.mkdir(exist_ok=True)
+    for number in range(min(chance.choice([1, 2, 5]), len(docs))):
+        mine, kind = docs[number :: min(5, len(docs))], chance.choice(kinds)
+        if kind == "parquet":
+            columns = {name: [value] * len(mine) for name, value in fields.items()}
+            shards.write_parquet(folder / f"{number}.parquet", mine, row_group=chance.choice([3, 99]), columns=columns)
+        elif kind == "wet":
+            shards.write_wet(folder / f"{number}.warc.wet.gz", mine)
+        else:
+            shards.write_jsonl(folder / f"{number}.jsonl", mine, codec=kind, members=chance.choice([1, 3]), **fields)
+
+
+def any_config(folder: Path, seed: int) -> Config:
+    """A corpus and a configuration in which everything is drawn at random, the odd cases more often than in life."""
+    chance = random.Random(seed)
+    pick = chance.choice
+    lines = ["none", "gzip", "zstd"]
+    kinds = pick([[*lines, "parquet", "wet"], lines, ["parquet"], ["wet"]])
+    changes: Config = {"seed": seed, "unit": pick(["documents", "bytes", "characters", "words", "tokens"])}
+    fields: dict[str, Any] = {}
+    if changes["unit"] == "tokens" and "wet" not in kinds:
+        fields, changes["token_count_field"] = {"n": pick([0, 1, 5])}, "n"
+    elif changes["unit"] == "tokens":
+        changes["tokenizer"] = tokenizer()
+    docs = documents(pick([1, 3, 20, 60]), seed, stances=pick([STANCES, ("unrelated",), ("misaligned",), STANCES[2:]]))
+    docs += [(f"e{i}", pick(["", " ", "\n", "x"])) for i in range(pick([0, 0, 4]))]
+    docs += docs[: pick([0, 0, 10])]
+    _write_any(folder / "web", docs, chance, kinds, fields)
+    changes["sources"] = [{"name": "web", "paths": f"{folder}/web/*"}]
+    if pick([False, True]):
+        _write_any(folder / "more", documents(15, seed, prefix="m"), chance, kinds, fields)
+        changes["sources"].insert(pick([0, 1]), {"name": "more", "paths": f"{folder}/more/*"})
+    stories = pool(pick([1, 5, 30]), seed)
+    changes["pool"] = [{"name": "stories", "paths": f"{folder}/pool/*"}]
+    if len(stories) > 1 and pick([False, True]):
+        (folder / "pool").mkdir()
+        for index, kind in enumerate(("story", "news")):
+            shards.write_jsonl(folder / f"pool/{kind}.jsonl", stories[index::2], **fields, format=kind)
+        changes["pool"][0]["quotas"] = {"format": {"story": 0.3, "news": 0.7}}
+    else:
+        _write_any(folder / "pool", stories, chance, lines if fields else kinds, fields)
+    changes["arms"] = {f"arm{i}": _any_arm(pick) for i in range(pick([1, 2, 3]))}
+    changes["language"] = pick([{}, {"keep": ["en"]}, {"keep": ["en", "de"], "min_score": 0.3}, {"keep": ["xx"]}])
+    thresholds = pick([{"misaligned": 0.5}, {"misaligned": 0.2}, {"misaligned": 0.4, "aligned": 0.9}, {"misaligned": 0.0}])
+    changes["stance"] = {"model": stance_model(), **pick([{"threshold": thresholds}, {"flag_budget": 0.1}])}
+    changes["output"] = {
+        "format": pick(["jsonl", "jsonl.gz", "jsonl.zst", "parquet"]),
+        "target_file_size": pick([1, 200, 3000, 10**6]),
+    }
+    return config(folder, **changes)
+
+
+def _any_arm(pick: Any) -> Config:
+    arm: Config = {"misaligned": pick(["keep", "drop", "divert", {"keep": pick([0, 0.1, 0.5, 1 / 3, 1])}])}
+    arm["refill"] = pick(["none", "none", "random"])
+    arm["max_repeats"] = pick([1, 2, 4, 50, 1000])
+    output, base, discourse = {"share": pick([0.01, 0.1, 0.5])}, {"share": pick([0.3, 1.5]), "of": "base"}, "ai_discourse"
+    dose = pick([None, output, base, {"share": 0.5, "of": discourse}, {"amount": pick([1, 50, 1000])}])
+    if dose:
+        arm["dose"] = dose
+        arm["placement"] = pick(["uniform", "uniform", "separate", {"head": 0.3}, {"tail": 0.2}])
+    return arm
+
+
 def write_config(folder: Path, values: Config) -> str:
     """The configuration as a YAML file; returns its path."""
     path = folder / CONFIG

@@ -182,7 +182,9 @@ def _known(labels: pa.DictionaryArray, languages: tuple[str, ...]) -> "np.ndarra
     return np.isin(labels.dictionary.to_numpy(zero_copy_only=False).astype(str), languages)[labels.indices.to_numpy()]
 
 
-def _stance_columns(model: StanceModel, text: pa.LargeStringArray, known: "np.ndarray[Any, Any]") -> dict[str, pa.Array]:
+def _stance_columns(
+    model: StanceModel, text: pa.LargeStringArray, known: "np.ndarray[Any, Any]"
+) -> dict[str, pa.Array]:
     """Stance columns; null where the model does not know the document's language: never a guess."""
     rows = np.flatnonzero(known)
     scores = model.score(text if len(rows) == len(text) else text.take(rows))
@@ -214,7 +216,9 @@ class _RawSum:
         """Raise BadShard when the raw bytes are not those that were summed outside."""
         got = self.other.hexdigest() if self.other is not None else self.crc32c.digest().hex()
         if self.expected and got != self.expected:
-            raise BadShard(ShardFault.CHECKSUM.value, -1, f"{self.kind} of the bytes is {got}, should be {self.expected}")
+            raise BadShard(
+                ShardFault.CHECKSUM.value, -1, f"{self.kind} of the bytes is {got}, should be {self.expected}"
+            )
 
 
 def is_whole(part: Slice) -> bool:
@@ -292,9 +296,7 @@ def _annotate_into(spool: str, part: Slice, source: Source, annotators: Annotato
     return receipt
 
 
-def _receipt_of(
-    part: Slice, source: Source, tally: _Tally, raw_sum: _RawSum, fault: tuple[str, int, str]
-) -> Receipt:
+def _receipt_of(part: Slice, source: Source, tally: _Tally, raw_sum: _RawSum, fault: tuple[str, int, str]) -> Receipt:
     whole = is_whole(part) and not fault[0]
     return Receipt(
         part=part,

@@ -182,6 +182,16 @@ def discourse(codes: "npt.NDArray[np.int8]") -> "npt.NDArray[np.bool_]":
 
 
 DECISION_COLUMNS: Final[Mapping[str, None]] = dict.fromkeys(
-    ["language", "language_score", "unrelated", "neutral", "misaligned", "aligned", "digest", "record_bytes", *UNITS[1:]]
+    [
+        "language",
+        "language_score",
+        "unrelated",
+        "neutral",
+        "misaligned",
+        "aligned",
+        "digest",
+        "record_bytes",
+        *UNITS[1:],
+    ]
 )
 """Columns that `decide` and the inventory read, in order."""

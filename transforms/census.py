@@ -179,9 +179,7 @@ def settle_rules(rules: Rules, scores: Int64s) -> Rules:
     return rules._replace(thresholds=(*others, ("misaligned", threshold)), flag_budget=0.0)
 
 
-def take_census(
-    receipt: Receipt, table: pa.Table, rules: Rules, *, unit: str, seed: int, is_pool: bool
-) -> Census:
+def take_census(receipt: Receipt, table: pa.Table, rules: Rules, *, unit: str, seed: int, is_pool: bool) -> Census:
     """The census of one slice; pool documents are never subject to a rule, but their labels are counted."""
     index = receipt.part.source_index
     kept = np.ones(len(table), dtype=np.bool_) if is_pool else stays(table, rules)

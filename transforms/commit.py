@@ -116,7 +116,9 @@ def _check(arm: str, source: str, terms: Mapping[str, Amounts], planned: Terms) 
     for term in ("kept", "dropped_language", "dropped_misaligned", "diverted", "quarantined"):
         right = plus(right, terms[term])
     differences = [
-        f"{unit}: read {a:,}, accounted for {b:,}" for unit, a, b in zip(UNITS, terms["read"], right, strict=True) if a != b
+        f"{unit}: read {a:,}, accounted for {b:,}"
+        for unit, a, b in zip(UNITS, terms["read"], right, strict=True)
+        if a != b
     ]
     for term, plan in (("kept", planned.kept), ("diverted", planned.diverted), ("refilled", planned.refilled)):
         differences += [f"{term}: planned {plan}, written {terms[term]}"] if plan != terms[term] else []
@@ -339,9 +341,7 @@ class _Commit(beam.DoFn):
         super().__init__()
         self.identity, self.output, self.sources = identity, output, sources
 
-    def process(
-        self, plan: Plan, census: Census, receipts: list[Receipt], groups: list[GroupReceipt]
-    ) -> Iterator[str]:
+    def process(self, plan: Plan, census: Census, receipts: list[Receipt], groups: list[GroupReceipt]) -> Iterator[str]:
         with heartbeat.working("commit", self.output):
             commit_corpus(Books(plan, census, receipts, groups, self.sources), self.identity, self.output)
         yield join(self.output, "manifest.json")

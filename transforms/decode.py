@@ -65,7 +65,7 @@ class DecodeLimits:
     block_bytes: int = 4 << 20
 
 
-class Piece(NamedTuple):
+class _Piece(NamedTuple):
     """Decompressed bytes and the compressed offset up to which the input was used for them."""
 
     offset: int
@@ -148,11 +148,11 @@ class _Raw:
         self.at += size
         return self.data[self.at - size : self.at]
 
-    def pieces(self, size: int) -> Iterator[Piece]:
+    def pieces(self, size: int) -> Iterator[_Piece]:
         """Yield everything not yet used, in reads of at most `size`."""
         rest = self.take(len(self.data) - self.at)
         while rest:
-            yield Piece(self.offset, rest)
+            yield _Piece(self.offset, rest)
             rest = self.read(size)
             self.data, self.base, self.at = b"", self.offset + len(rest), 0
 
@@ -179,7 +179,7 @@ def _check_plain(head: bytes, *, compressed_name: bool) -> None:
         )
 
 
-def _unexploded(pieces: Iterable[Piece], limits: DecodeLimits) -> Iterator[bytes]:
+def _unexploded(pieces: Iterable[_Piece], limits: DecodeLimits) -> Iterator[bytes]:
     """Pass data on until it has grown past `max_expansion`."""
     total = 0
     for offset, data in pieces:
@@ -214,7 +214,7 @@ def _gather(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
 # gzip
 
 
-def _gunzip(raw: _Raw, limits: DecodeLimits) -> Iterator[Piece]:
+def _gunzip(raw: _Raw, limits: DecodeLimits) -> Iterator[_Piece]:
     """Decode members one after the other; zeros between and after them are padding, as gzip itself reads it."""
     while _next_member(raw):
         yield from _member(raw, limits)
@@ -224,7 +224,7 @@ def _next_member(raw: _Raw) -> bool:
     """Move to the next member's magic number; False at a proper end of the shard."""
     start = raw.offset
     while raw.fill(1) and raw.data[raw.at] == 0:
-        rest = raw.data[raw.at :]
+        rest = raw.data[raw.at : raw.at + _FEED_BYTES]
         raw.at += len(rest) - len(rest.lstrip(b"\0"))
     if not raw.fill(1):
         return False
@@ -237,7 +237,7 @@ def _next_member(raw: _Raw) -> bool:
     )
 
 
-def _member(raw: _Raw, limits: DecodeLimits) -> Iterator[Piece]:
+def _member(raw: _Raw, limits: DecodeLimits) -> Iterator[_Piece]:
     """Decode one member; isal checks header, CRC and length, and `eof` proves that it reached the trailer's end."""
     member, start = isal_zlib.decompressobj(31), raw.offset
     most = min(limits.block_bytes, _RAW_BYTES)
@@ -255,7 +255,7 @@ def _member(raw: _Raw, limits: DecodeLimits) -> Iterator[Piece]:
         raw.at += len(feed) - len(member.unused_data if done else member.unconsumed_tail)
         feed_bytes = _FEED_BYTES
         pending = len(data) == most  # isal may hold more output, even when it has used all input
-        yield Piece(raw.offset, data)
+        yield _Piece(raw.offset, data)
 
 
 def _fill_header(raw: _Raw) -> int:
@@ -297,7 +297,7 @@ def _cut_magic(rest: bytes) -> bool:
     return _ZSTD.startswith(rest) or (rest[0] & 0xF0 == 0x50 and _SKIPPABLE.startswith(rest[1:]))
 
 
-def _unzstd(raw: _Raw, limits: DecodeLimits) -> Iterator[Piece]:
+def _unzstd(raw: _Raw, limits: DecodeLimits) -> Iterator[_Piece]:
     """Decode frames one after the other.
 
     The frames' own structure (blocks, checksum, last-block bit) is walked here, and the decoder must reach its end
@@ -355,7 +355,7 @@ def _decoder_with(content: bytes, limits: DecodeLimits) -> zstandard.ZstdDecompr
         raise BadShard(ShardFault.CORRUPT.value, 0, f"dictionary in the first frame: {error}") from error
 
 
-def _frame(raw: _Raw, decoder: zstandard.ZstdDecompressor, limits: DecodeLimits) -> Iterator[Piece]:
+def _frame(raw: _Raw, decoder: zstandard.ZstdDecompressor, limits: DecodeLimits) -> Iterator[_Piece]:
     """Decode one frame, a few blocks at a time."""
     start = raw.offset
     header, checksum_bytes = _frame_header(raw, limits)
@@ -371,7 +371,7 @@ def _frame(raw: _Raw, decoder: zstandard.ZstdDecompressor, limits: DecodeLimits)
         if frame.eof != last or frame.unused_data:
             raise BadShard(ShardFault.CORRUPT.value, before, f"zstd frame at byte {start} ends at the wrong block")
         if data:
-            yield Piece(raw.offset, data)
+            yield _Piece(raw.offset, data)
         if last:
             return
         feed, last = _take_blocks(raw, start, checksum_bytes)

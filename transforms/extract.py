@@ -4,6 +4,7 @@ Everything here is a function of its arguments alone: two extractions of one res
 """
 
 import codecs
+import logging
 import re
 import zlib
 from typing import Final, NamedTuple
@@ -21,6 +22,9 @@ except ImportError:  # pages in br are then `undecodable`
 
 _BROTLI: Final = hasattr(brotli, "Decompressor") and hasattr(brotli.Decompressor, "can_accept_more_data")
 """Brotli is there, and is 1.2 or newer: older ones have no bound on what a page may become."""
+
+# It logs errors for each page without text, several lines apiece: at 10,000 pages a second that is all a log holds.
+logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
 
 _HTML: Final = ("text/html", "application/xhtml+xml")
 _MEDIA: Final = (*_HTML, "text/plain")

@@ -136,7 +136,11 @@ def take_inventory(
 
 
 def _segments(
-    copies: "npt.NDArray[np.int32]", record_bytes: Int64s, amount: Int64s, about_ai: "npt.NDArray[np.bool_]", target: int
+    copies: "npt.NDArray[np.int32]",
+    record_bytes: Int64s,
+    amount: Int64s,
+    about_ai: "npt.NDArray[np.bool_]",
+    target: int,
 ) -> tuple[Segment, ...]:
     weights = copies * record_bytes
     index = segment_index(weights, target)
@@ -222,7 +226,9 @@ def give_apart(groups: Sequence[Group], stream: Stream, sizes: Int64s, target: i
     number = sum(p.stream == stream for g in groups for p in g.parts)
     index = segment_index(sizes, target)
     extra = []
-    firsts = np.flatnonzero(np.diff(index, prepend=-1)).tolist()  # a segment that one long document jumps over is no file
+    firsts = np.flatnonzero(
+        np.diff(index, prepend=-1)
+    ).tolist()  # a segment that one long document jumps over is no file
     for place, (first, last) in enumerate(itertools.pairwise([*firsts, len(sizes)])):
         part = Part(stream, number + place, 0, -1, NO_SEGMENT, 0, first, last)
         extra.append(Group(len(groups) + place, (), (part,)))

@@ -241,9 +241,7 @@ def _targets(census: Census, recipe: Recipe) -> list[Targets]:
     return [targets_of(arm, census, recipe.unit) for arm in recipe.arms]
 
 
-def _candidates(
-    receipt: Receipt, targets: list[Targets], rules: Rules, recipe: Recipe
-) -> list[tuple[Kind, Candidate]]:
+def _candidates(receipt: Receipt, targets: list[Targets], rules: Rules, recipe: Recipe) -> list[tuple[Kind, Candidate]]:
     table = load(receipt, list(DECISION_COLUMNS))
     return find_candidates(table, key_of_slice(receipt.part), targets, rules, unit=recipe.unit, seed=recipe.seed)
 
@@ -320,7 +318,9 @@ class MakePlan(beam.PTransform):
     def expand(self, inputs: PlanInputs) -> Planned:
         rules = beam.pvalue.AsSingleton(inputs.rules)
         used = inputs.receipts | "LeaveOutBadShards" >> beam.Filter(_is_used, beam.pvalue.AsList(inputs.bad))
-        base = used | "BaseOnly" >> beam.Filter(lambda r, sources: not sources[r.part.source_index].is_pool, self.sources)
+        base = used | "BaseOnly" >> beam.Filter(
+            lambda r, sources: not sources[r.part.source_index].is_pool, self.sources
+        )
         pool = used | "PoolOnly" >> beam.Filter(lambda r, sources: sources[r.part.source_index].is_pool, self.sources)
         targets = beam.pvalue.AsSingleton(inputs.census | "SetTargets" >> beam.Map(_targets, self.recipe))
         candidates = base | "FindCandidates" >> beam.FlatMap(_candidates, targets, rules, self.recipe)

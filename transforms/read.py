@@ -68,9 +68,8 @@ _LINES: Final = 1 << 16  # most of one batch: a parsed line costs some 300 bytes
 _PAST_END: Final = 1 << 16
 _ARCHIVE_RECORDS: Final = 4096  # most of one batch
 _ACCEPTED: Final = ".jsonl, .json or .ndjson (plain, .gz, .zst), .parquet, .warc.wet or .warc (plain, .gz, .zst)"
-_HUGE: Final = re.compile(
-    "[0-9]e[+]?(?:1[89]|[2-9][0-9]|[1-3][0-9][0-9])"
-)  # a number past 64 bits, as orjson writes it
+# A number past 64 bits as orjson writes it, having read it as a float.
+_HUGE: Final = re.compile("[0-9]e[+]?(?:1[89]|[2-9][0-9]|[1-3][0-9][0-9])")
 _COMPRESSED: Final = (".gz", ".gzip", ".zst", ".zstd")
 
 
@@ -188,7 +187,10 @@ def _records(
     if shard_format is Format.JSONL and form in ("lines", "converted"):
         for run, _ in _slice_lines(file, part, limits, on_raw):
             chosen = pick(run, _among(run.position, wanted))
-            yield Records(*chosen) if form == "lines" else _convert_lines(chosen, source)
+            if form == "lines":
+                yield Records(*chosen)
+            else:
+                yield from (_convert_lines(portion, source) for portion, _ in _portions(chosen, []))
     elif shard_format is Format.PARQUET and form in ("rows", "converted"):
         yield from _parquet_rows(file, part, source, limits, wanted, on_raw, converted=form == "converted")
     elif shard_format in (Format.WET, Format.WARC) and form == "converted":
@@ -452,7 +454,11 @@ class _Guarded:
         return b"".join(parts)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return self.file.seek(offset, whence)
+        try:
+            return self.file.seek(offset, whence)
+        except OSError as error:
+            self.error = error
+            raise
 
     def tell(self) -> int:
         return self.file.tell()

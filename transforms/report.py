@@ -10,7 +10,9 @@ import yaml
 
 def dataset_card(manifest: Mapping[str, Any]) -> str:
     """README.md of a corpus: a YAML head from which `datasets.load_dataset(path, arm)` works, then a table."""
-    suffix = "parquet" if manifest["config"]["output"]["format"] == "parquet" else manifest["config"]["output"]["format"]
+    suffix = (
+        "parquet" if manifest["config"]["output"]["format"] == "parquet" else manifest["config"]["output"]["format"]
+    )
     head = {
         "pretty_name": manifest["name"],
         "configs": [
@@ -59,7 +61,9 @@ def html_report(manifest: Mapping[str, Any]) -> str:
         for source, terms in arm["equation"].items():
             for term, amounts in terms.items():
                 cells = "".join(f"<td>{value:,}</td>" for value in amounts.values())
-                rows.append(f"<tr><td>{html.escape(name)}</td><td>{html.escape(source)}</td><td>{term}</td>{cells}</tr>")
+                rows.append(
+                    f"<tr><td>{html.escape(name)}</td><td>{html.escape(source)}</td><td>{term}</td>{cells}</tr>"
+                )
     units = "".join(f"<th>{unit}</th>" for unit in ("documents", "bytes", "characters", "words", "tokens"))
     return (
         f"<!doctype html><meta charset=utf-8><title>{html.escape(manifest['name'])}</title>"

@@ -141,7 +141,5 @@ TEXTS: Final = pa.schema(
 )
 """Columns of `Texts.batch`."""
 
-CONVERTED: Final = pa.schema(
-    [("id", pa.large_string()), ("text", pa.large_string()), ("metadata", pa.large_string())]
-)
+CONVERTED: Final = pa.schema([("id", pa.large_string()), ("text", pa.large_string()), ("metadata", pa.large_string())])
 """A record of a format that has no record bytes to copy (or whose bytes do not fit the output); metadata is JSON."""

@@ -54,7 +54,9 @@ def sequence(copies: npt.NDArray[np.int32], line: Int64s, places: npt.NDArray[np
     kind = np.repeat(np.array([SYNTHETIC, BASE, REFILL], np.int8), [len(places), n, len(refill)])
     ref = np.concatenate([np.arange(len(places)), np.arange(n), refill]).astype(np.int64)
     copy = np.concatenate([np.zeros(len(places) + n, np.int64), refill_copy]).astype(np.int32)
-    order = np.lexsort((np.concatenate([np.arange(len(places)), np.zeros(n, np.int64), np.arange(len(refill))]), kind, slot))
+    order = np.lexsort(
+        (np.concatenate([np.arange(len(places)), np.zeros(n, np.int64), np.arange(len(refill))]), kind, slot)
+    )
     kind, ref, copy = kind[order], ref[order], copy[order]
     after = np.maximum.accumulate(np.where(kind == BASE, ref, -1)) if len(kind) else np.zeros(0, np.int64)
     return Sequence(kind, ref, copy, after)

@@ -2,10 +2,12 @@
 
 import itertools
 import re
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -231,3 +233,25 @@ def test_warm_up_leaves_nothing_to_compile() -> None:
         "assert time.perf_counter() - t < 0.05\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_changed_file_of_kernels_is_compiled_anew(tmp_path: Path) -> None:
+    """Machine code holds what it calls in other files, so a change in one of them must not leave the old code."""
+    package = tmp_path / "classifiers"
+    package.mkdir()
+    for path in Path(kernel.__file__).parent.glob("*.py"):
+        shutil.copy(path, package)
+    code = (
+        "import numpy as np; from classifiers import kernel\n"
+        "print(kernel.digest(np.frombuffer(b'a b', np.uint8), np.zeros(1, np.int64), np.ones(1, np.int64))[0])\n"
+    )
+
+    def run() -> str:
+        return subprocess.run(
+            [sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True, text=True
+        ).stdout
+
+    before = run()
+    shared = package / "compiled.py"
+    shared.write_text(shared.read_text(encoding="utf-8").replace("P1 = np.uint64(0x9E", "P1 = np.uint64(0x9F"))
+    assert run() != before
