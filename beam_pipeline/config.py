@@ -29,7 +29,7 @@ _FACTORS = {"B": 1, **{p + "B": 1000 ** (i + 1) for i, p in enumerate("KMGT")}, 
 
 
 def parse_size(value: Any) -> Any:
-    """ "512MiB" → 536870912; a plain number is bytes; anything else is left for pydantic to refuse."""
+    """Read "512MiB" as 536870912; a plain number is bytes; anything else is left for pydantic to refuse."""
     if isinstance(value, str) and (match := _SIZE.match(value)):
         return int(Fraction(match[1]) * _FACTORS[match[2] or "B"])
     return value

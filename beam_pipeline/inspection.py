@@ -11,7 +11,7 @@ from classifiers.stance import Reason
 from transforms.annotate import Annotators, annotation_url, load_stance, read_annotation
 from transforms.errors import ConfigError
 from transforms.find import cut_shard, list_all
-from transforms.read import read_records
+from transforms.read import Rows, read_records
 from transforms.schema import Slice, Source
 from transforms.storage import store_for
 
@@ -53,9 +53,8 @@ def find_documents(job: Build, stance: str, choice: Choice, count: int) -> list[
         seen = True
         scores = read_annotation(url, [stance]).column(stance).to_numpy(zero_copy_only=False).astype(np.float64)
         ranks = np.where(np.isnan(scores), -np.inf, scores if choice == "top" else -np.abs(scores - threshold))
-        for row in np.argsort(-ranks, kind="stable")[:count]:
-            if np.isfinite(ranks[row]):
-                best.append((float(ranks[row]), part.shard, int(row), part, source, url))
+        first = [int(row) for row in np.argsort(-ranks, kind="stable")[:count] if np.isfinite(ranks[row])]
+        best += [(float(ranks[row]), part.shard, row, part, source, url) for row in first]
         best = heapq.nsmallest(count, best, key=lambda b: (-b[0], b[1], b[2]))
     if not seen:
         raise ConfigError(["nothing is annotated yet; run `counterpoise annotate` with this configuration first"])
@@ -81,6 +80,6 @@ def _document(part: Slice, source: Source, url: str, row: int, stance: str | Non
     wanted = np.array([annotation["position"]], dtype=np.int64)
     with store_for(part.shard).open(part.shard, part.version) as file:
         batches = read_records(file, part, source, annotators.limits(), form="converted", wanted=wanted)
-        text = next(str(b.rows.column("text")[0]) for b in batches if len(b.position))
+        text = next(str(b.rows.column("text")[0]) for b in batches if isinstance(b, Rows) and len(b.position))
     reasons = load_stance(annotators.stance_model).explain(text, stance)
     return Found(source.name, part.shard, annotation["position"], annotation, text, reasons)

@@ -37,8 +37,8 @@ def beam_options(argv: Sequence[str]) -> PipelineOptions:
     standard = options.view_as(StandardOptions)
     runner = standard.runner or ""
     if runner.rsplit(".", 1)[-1] == "DaskRunner":
-        raise ConfigError(["--runner DaskRunner: Beam 2.77's Dask runner loses the output of finish_bundle and mixes "
-                           "tagged outputs; leave --runner away for a local build, or use DataflowRunner"])  # fmt: skip
+        why = "Beam 2.77's Dask runner loses the output of finish_bundle and mixes tagged outputs"
+        raise ConfigError([f"--runner DaskRunner: {why}; leave --runner away for a local build, or use DataflowRunner"])
     if runner in _LOCAL_NAMES:
         standard.runner = LOCAL_RUNNER
         _local_workers(options, argv)

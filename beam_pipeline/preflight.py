@@ -137,8 +137,10 @@ def output_state(config: Config, record: bytes) -> State:
         with store.open(join(path, BUILD_RECORD)) as file:
             theirs = file.read()
         if theirs != record:
-            raise OutputConflict(f"output.path {path} belongs to another build ({_difference(theirs, record)}); a corpus "
-                                 "is never changed: choose another output.path, or delete that one")  # fmt: skip
+            raise OutputConflict(
+                f"output.path {path} belongs to another build ({_difference(theirs, record)}); a corpus is never "
+                "changed: choose another output.path, or delete that one"
+            )
         return "done" if store.stat(join(path, "_SUCCESS")) is not None else "resumed"
     work = config.work_path.rstrip("/") + "/"
     foreign = next(
@@ -162,11 +164,13 @@ def arm_of(name: str, config: ArmConfig) -> Arm:
     """An arm as the steps know it."""
     dose = config.dose or DoseConfig()
     share = config.misaligned.keep if isinstance(config.misaligned, KeepShare) else float(config.misaligned == "keep")
-    placement, placement_share = config.placement, 1.0
-    if isinstance(placement, HeadPlacement):
-        placement, placement_share = "head", placement.head
-    elif isinstance(placement, TailPlacement):
-        placement, placement_share = "tail", placement.tail
+    match config.placement:
+        case HeadPlacement(head=placement_share):
+            placement = "head"
+        case TailPlacement(tail=placement_share):
+            placement = "tail"
+        case word:
+            placement, placement_share = str(word), 1.0
     return Arm(
         name=name,
         keep_share=share,
@@ -175,7 +179,7 @@ def arm_of(name: str, config: ArmConfig) -> Arm:
         dose_share=dose.share or 0.0,
         dose_of=dose.of,
         dose_amount=dose.amount or 0,
-        placement=str(placement),
+        placement=placement,
         placement_share=placement_share,
         max_repeats=config.max_repeats,
     )

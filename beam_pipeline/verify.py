@@ -109,8 +109,8 @@ def _verify_file(job: tuple[str, dict[str, Any], dict[str, Any], str, bool]) -> 
     if number != entry["records"]:
         problems.append(f"{entry['path']}: holds {number} records, the manifest says {entry['records']}")
     if synthetic != entry["synthetic"]:
-        stated = entry["synthetic"]
-        problems.append(f"{entry['path']}: holds {synthetic} {config['unit']} of synthetic text, the manifest says {stated}")
+        found_text = f"{synthetic} {config['unit']} of synthetic text"
+        problems.append(f"{entry['path']}: holds {found_text}, the manifest says {entry['synthetic']}")
     return problems[:20], counted
 
 

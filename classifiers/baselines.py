@@ -7,16 +7,14 @@ docs/stance.md has them all in one table.
 import re
 import tempfile
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from classifiers import linear
+from classifiers.labelled import Floats, Passage
 from classifiers.model import STANCES, ModelError
 from classifiers.stance import plain
-
-Floats = npt.NDArray[Any]
 
 NAMES_AI: Final = re.compile(
     r"\b(?:ai|a\.i\.|agi|artificial intelligence|robots?|androids?|cyborgs?|chatbots?|superintelligen\w+|llms?|skynet"
@@ -36,21 +34,7 @@ GOOD_CONDUCT: Final = re.compile(
 )
 
 
-class Labelled(Protocol):
-    """A passage; see `train.Passage`."""
-
-    @property
-    def text(self) -> str: ...
-
-    @property
-    def stance(self) -> int:
-        """Index into `STANCES`."""
-
-
-Texts = Sequence[Labelled]
-
-
-def keywords(_training: Texts, held_out: Texts) -> Floats:
+def keywords(_training: Sequence[Passage], held_out: Sequence[Passage]) -> Floats:
     """A term of AI, and beside it more words of bad conduct than of good, or the reverse."""
     out = np.zeros((len(held_out), len(STANCES)))
     for row, passage in enumerate(held_out):
@@ -64,10 +48,12 @@ def keywords(_training: Texts, held_out: Texts) -> Floats:
     return out
 
 
-def fasttext_sgd(training: Texts, held_out: Texts, options: dict[str, Any], folded: bool = False) -> Floats:
+def fasttext_sgd(
+    training: Sequence[Passage], held_out: Sequence[Passage], options: dict[str, Any], *, folded: bool = False
+) -> Floats:
     """fastText's own training, with its defaults where `options` say nothing, on one thread."""
     try:
-        import fasttext  # type: ignore[import-untyped]  # fasttext ships no stubs
+        import fasttext
     except ImportError as error:
         raise ModelError(f"this needs fastText ({error}). Run: pip install 'counterpoise[train]'") from error
 
@@ -86,7 +72,7 @@ def fasttext_sgd(training: Texts, held_out: Texts, options: dict[str, Any], fold
     return out
 
 
-def tfidf(training: Texts, held_out: Texts) -> Floats:
+def tfidf(training: Sequence[Passage], held_out: Sequence[Passage]) -> Floats:
     """Words by tf-idf and logistic regression, as most people would begin."""
     text, linear_model = linear.sklearn("feature_extraction.text"), linear.sklearn("linear_model")
     vectorizer = text.TfidfVectorizer(min_df=2, sublinear_tf=True)

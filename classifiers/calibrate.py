@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa  # type: ignore[import-untyped]  # pyarrow ships no stubs
+import pyarrow as pa
 
 from classifiers.model import STANCES, ModelError
 from classifiers.stance import StanceModel
@@ -52,7 +52,7 @@ class ClassScores:
 
 @dataclasses.dataclass(frozen=True)
 class Bin:
-    """Passages whose likeliest stance had a probability in [low, high): their mean of it, and the share it was right."""
+    """Passages whose likeliest stance had a probability in [low, high): its mean, and the share that it was right."""
 
     low: float
     high: float
@@ -199,7 +199,7 @@ def evaluation_of(scores: Array, stances: Array, genres: Sequence[str] = ()) -> 
         stances={name: _class_scores(figures, spread, confusion, c) for c, name in enumerate(STANCES)},
         confusion=[[int(number) for number in row] for row in confusion],
         recall_at_flagged=_recalls(scores[:, _MISALIGNED], stances == _MISALIGNED),
-        ece=sum(bin.passages * abs(bin.accuracy - bin.confidence) for bin in bins) / len(stances),
+        ece=sum(part.passages * abs(part.accuracy - part.confidence) for part in bins) / len(stances),
         reliability=bins,
         genres=_by_genre(stances, called, genres),
         worst=_worst(scores, stances, called),

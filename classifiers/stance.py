@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa  # type: ignore[import-untyped]  # pyarrow ships no stubs
-import pyarrow.compute as pc  # type: ignore[import-untyped]
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from classifiers import kernel, terms
 from classifiers.fasttext_model import FastTextModel, offsets_of
@@ -222,7 +222,7 @@ def calibrated(logs: Floats, sizes: npt.NDArray[np.int64], settings: Settings) -
     logits = logits * np.array(settings.scale) + np.array(settings.bias)
     logits -= logits.max(axis=1, keepdims=True)
     shares = np.exp(logits)
-    return (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True), np.float32)
 
 
 def _gather(rows: npt.NDArray[np.int64], scores: Floats, passed: npt.NDArray[np.bool_], documents: int) -> StanceScores:
@@ -302,22 +302,22 @@ def settings_from(found: Mapping[str, Any]) -> Settings:
       TypeError, ValueError: A value has the wrong type or lies outside its range.
     """
     known = {field.name for field in dataclasses.fields(Settings)}
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items() if key in known}
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in found.items() if key in known}
     settings = Settings(**values)
-    _check("text", settings.text in ("raw", "plain"), settings.text, 'it must be "raw" or "plain"')
-    _check("words_per_window", settings.words_per_window >= 1, settings.words_per_window, "it must be at least 1")
-    _check("length_bytes", settings.length_bytes > 0, settings.length_bytes, "it must be above 0")
-    _check("default_threshold", 0 <= settings.default_threshold <= 1, settings.default_threshold, "it lies in [0, 1]")
     for name in ("scale", "bias"):
-        values_of: Sequence[float] = getattr(settings, name)
-        right = len(values_of) == len(STANCES) and bool(np.isfinite(np.array(values_of, float)).all())
-        _check(name, right, values_of, f"it must be {len(STANCES)} numbers")
+        numbers: Sequence[float] = getattr(settings, name)
+        if len(numbers) != len(STANCES) or not np.isfinite(np.array(numbers, float)).all():
+            raise ValueError(f"{name} is {numbers}; it must be {len(STANCES)} numbers")
+    rules = {
+        "text": (settings.text in ("raw", "plain"), 'it must be "raw" or "plain"'),
+        "words_per_window": (settings.words_per_window >= 1, "it must be at least 1"),
+        "length_bytes": (settings.length_bytes > 0, "it must be above 0"),
+        "default_threshold": (0 <= settings.default_threshold <= 1, "it must lie in [0, 1]"),
+    }
+    for name, (right, rule) in rules.items():
+        if not right:
+            raise ValueError(f"{name} is {getattr(settings, name)!r}; {rule}")
     return settings
-
-
-def _check(name: str, right: bool, value: object, rule: str) -> None:
-    if not right:
-        raise ValueError(f"{name} is {value}; {rule}")
 
 
 @functools.cache

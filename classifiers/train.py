@@ -10,7 +10,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -18,47 +18,32 @@ import numpy as np
 import numpy.typing as npt
 
 from classifiers import baselines, calibrate, linear
+from classifiers.labelled import (
+    FOLDS,
+    HeldOut,
+    Passage,
+    Predict,
+    folds_of,
+    gather,
+    hold_out,
+    kind_of,
+    read_passages,
+    stances_of,
+)
 from classifiers.model import STANCES, ModelError
 from classifiers.stance import Settings, calibrated
 
 Floats = npt.NDArray[Any]
+Calibration = tuple[tuple[float, ...], tuple[float, ...]]
+"""Scale and bias, a number a stance each."""
 
 DATA: Final = "../shared/data/stance"
 """Where the labelled passages lie beside a checkout; none of them is part of the project."""
 
-FOLDS: Final = 5
 STRENGTHS: Final = (3.0, 1.0, 10.0)  # the first won on the passages beside the checkout; others are for other data
-WRITTEN: Final = ("original", "written")
-"""Sources of passages that were written for training: never held out, since a score on them says little."""
 WRITTEN_WEIGHT: Final = 0.5  # of a written passage against 1 of a real one: 0.525 macro-F1 against 0.521 at 1 and at 2
-ORDINARY: Final = "ordinary"
-"""Genre of text that names no AI: false alarms are counted on it."""
 ORDINARY_FLAGGED: Final = 0.003  # share of ordinary text that the default threshold may call misaligned
 _MISALIGNED = STANCES.index("misaligned")
-
-
-class Passage(NamedTuple):
-    """A labelled text. `source` is the work or site: texts of one source never lie on both sides of a split."""
-
-    text: str
-    stance: int
-    source: str
-    genre: str
-    place: str
-
-
-class HeldOut(NamedTuple):
-    """Scores of passages by models that saw nothing of their source.
-
-    Attributes:
-      rows: Which passages, int (m,); the others were in every training.
-      scores: float (m, 4): probabilities, or in `train` logits before calibration.
-      real: bool (m,): labelled real text; the rest is ordinary.
-    """
-
-    rows: npt.NDArray[np.int64]
-    scores: Floats
-    real: npt.NDArray[np.bool_]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,89 +73,6 @@ class TrainReport:
     elapsed_sec: float
 
 
-# --- labelled files ---------------------------------------------------------------------------------------------
-
-
-def read_passages(files: Sequence[str]) -> list[Passage]:
-    """Read JSON Lines with `text` and `stance`, optionally `source` and `genre`.
-
-    A source ends at its first ":"; a passage without one is a source of its own.
-
-    Raises:
-      ModelError: A file cannot be read, or a line is not of this form; names file and line.
-    """
-    return [passage for path in files for passage in _passages_of(path)]
-
-
-def _passages_of(path: str) -> Iterator[Passage]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _passage(line, f"{path}:{number}")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"labelled passages {path} cannot be read: {error}. Give JSON Lines in UTF-8.") from error
-
-
-def _passage(line: str, place: str) -> Passage:
-    try:
-        row: Any = json.loads(line)
-        text, stance = row["text"], row["stance"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f'{place} is no object with "text" and "stance" ({error!r}). Mend or delete the line.'
-        ) from error
-    if not isinstance(text, str) or stance not in STANCES:
-        raise ModelError(
-            f"{place} has the stance {stance!r}; it must be one of {', '.join(STANCES)}, its text a string."
-        )
-    genre, source = str(row.get("genre") or ""), str(row.get("source") or "").split(":")[0]
-    return Passage(text, STANCES.index(stance), source or place, genre, place)
-
-
-# --- whole sources left out -------------------------------------------------------------------------------------
-
-
-def folds_of(passages: Sequence[Passage], seed: int = 0) -> npt.NDArray[np.int64]:
-    """Fold in which each passage is held out, -1 for written ones, which are in every training.
-
-    Sources stay whole; the largest is dealt first, each to the fold with the fewest passages. Ordinary text is cut
-    into runs, since neighbours in its file come from one article.
-    """
-    sizes: dict[str, int] = {}
-    for passage in passages:
-        if _kind(passage) == "real":
-            sizes[passage.source] = sizes.get(passage.source, 0) + 1
-    loads, fold_of = [0] * FOLDS, {}
-    for source in sorted(sizes, key=lambda name: (-sizes[name], hashlib.sha256(f"{seed}/{name}".encode()).digest())):
-        fold_of[source] = min(range(FOLDS), key=lambda fold: (loads[fold], fold))
-        loads[fold_of[source]] += sizes[source]
-    ordinary = [i for i, passage in enumerate(passages) if _kind(passage) == ORDINARY]
-    out = np.array([fold_of.get(p.source, -1) if _kind(p) == "real" else -1 for p in passages], np.int64)
-    out[ordinary] = np.arange(len(ordinary)) * FOLDS // max(1, len(ordinary))
-    return out
-
-
-def _kind(passage: Passage) -> str:
-    if passage.source in WRITTEN:
-        return "written"
-    return ORDINARY if passage.genre == ORDINARY else "real"
-
-
-Predict = Callable[[Sequence[Passage], Sequence[Passage]], Floats]
-"""(training, held out) to float (held out, 4)."""
-
-
-def hold_out(passages: Sequence[Passage], predict: Predict, folds: npt.NDArray[np.int64]) -> HeldOut:
-    """Scores of every passage that is held out, by the model of its fold."""
-    scores = np.zeros((len(passages), len(STANCES)))
-    for fold in sorted(set(folds[folds >= 0].tolist())):
-        inside = np.flatnonzero(folds == fold)
-        scores[inside] = predict([passages[i] for i in np.flatnonzero(folds != fold)], [passages[i] for i in inside])
-    rows = np.flatnonzero(folds >= 0)
-    return HeldOut(rows, scores[rows], np.array([_kind(passages[i]) == "real" for i in rows], bool))
-
-
 # --- training ---------------------------------------------------------------------------------------------------
 
 
@@ -187,8 +89,8 @@ def fit(passages: Sequence[Passage], counted: Counted, strength: float) -> linea
         [counted.counts[passage.text] for passage in passages],
         _sizes(passages),
         np.array([passage.stance for passage in passages]),
-        [passage.source if _kind(passage) == "real" else passage.place for passage in passages],
-        weights=np.array([WRITTEN_WEIGHT if _kind(passage) == "written" else 1.0 for passage in passages]),
+        [passage.source if kind_of(passage) == "real" else passage.place for passage in passages],
+        weights=np.array([WRITTEN_WEIGHT if kind_of(passage) == "written" else 1.0 for passage in passages]),
         vectors=counted.vectors,
         strength=strength,
     )
@@ -237,9 +139,10 @@ def train(
     if len({passage.stance for passage in passages}) < 2:
         raise ModelError(f"{len(passages)} passages in {', '.join(files) or 'no file'} have fewer than two stances.")
     counted = Counted({p.text: linear.count(p.text) for p in passages}, linear.read_vectors())
-    strength, found = _choose(passages, counted, seed, began + seconds)
+    strength, found = _choose(passages, counted, seed, began + seconds, prefilter=prefilter)
     model = fit(passages, counted, strength)
-    settings, held_out = _settings(passages, found, model, languages, prefilter)
+    base = Settings(tuple(languages), text="plain", prefilter=prefilter, length_power=linear.LENGTH_POWER)
+    settings, held_out = _settings(passages, found, model, base)
     sha256 = _write(Path(output), linear.fasttext_bytes(model), settings)
     return TrainReport(
         output=output,
@@ -256,53 +159,46 @@ def train(
 
 
 def _choose(
-    passages: Sequence[Passage], counted: Counted, seed: int, deadline: float
+    passages: Sequence[Passage], counted: Counted, seed: int, deadline: float, *, prefilter: bool
 ) -> tuple[float, "HeldOut | None"]:
     """The strength with the best macro-F1 on real sources left out, and the logits there."""
-    if len({p.source for p in passages if _kind(p) == "real"}) < 2 * FOLDS:
+    if len({p.source for p in passages if kind_of(p) == "real"}) < 2 * FOLDS:
         return STRENGTHS[0], None
     folds = folds_of(passages, seed)
     tried: list[tuple[float, float, HeldOut]] = []
     for strength in STRENGTHS:
         if tried and time.monotonic() > deadline:
             break
-        found = hold_out(passages, _logits(counted, strength), folds)
-        _, probabilities = _calibrate(passages, found)
-        stances = _stances(passages, found)
+        found = hold_out(passages, _logits(counted, strength), folds, prefilter=prefilter)
+        probabilities = calibrated_of(found, calibration_of(passages, found))
+        stances = stances_of(passages, found)
         tried.append((calibrate.macro_f1(probabilities[found.real], stances[found.real]), strength, found))
     _, strength, found = max(tried, key=lambda entry: entry[0])
     return strength, found
 
 
-def _stances(passages: Sequence[Passage], found: HeldOut) -> npt.NDArray[np.int64]:
-    return np.array([passages[i].stance for i in found.rows], np.int64)
+def calibration_of(passages: Sequence[Passage], found: HeldOut) -> Calibration:
+    """Scale and bias fitted on held-out logits of the passages that scoring will see."""
+    return calibrate.fit_calibration(found.scores[found.passed], stances_of(passages, found)[found.passed])
 
 
-def _calibrate(passages: Sequence[Passage], found: HeldOut) -> tuple[tuple[Any, Any], Floats]:
-    """Scale and bias fitted on held-out logits, and the probabilities they give."""
-    scale, bias = calibrate.fit_calibration(found.scores, _stances(passages, found))
-    logits = Settings(scale=scale, bias=bias, length_power=0.0)  # the logits have their length in them already
-    return (scale, bias), calibrated(found.scores, np.ones(len(found.rows), np.int64), logits)
+def calibrated_of(found: HeldOut, calibration: Calibration) -> npt.NDArray[np.float32]:
+    """Probabilities from held-out logits, as `StanceModel` would give them."""
+    settings = Settings(scale=calibration[0], bias=calibration[1])  # the logits have their length in them already
+    out = calibrated(found.scores.astype(np.float32), np.ones(len(found.rows), np.int64), settings)
+    out[~found.passed] = np.eye(len(STANCES))[STANCES.index("unrelated")]
+    return out
 
 
 def _settings(
-    passages: Sequence[Passage],
-    found: "HeldOut | None",
-    model: linear.Linear,
-    languages: Sequence[str],
-    prefilter: bool,
+    passages: Sequence[Passage], found: "HeldOut | None", model: linear.Linear, base: Settings
 ) -> tuple[Settings, "calibrate.Evaluation | None"]:
-    base = Settings(
-        languages=tuple(languages),
-        text="plain",
-        prefilter=prefilter,
-        length_power=linear.LENGTH_POWER,
-        bias=tuple(float(b) for b in model.bias),
-    )
+    """Calibration and threshold from what was held out, and the scores there."""
     if found is None:
-        return base, None
-    (scale, bias), probabilities = _calibrate(passages, found)
-    stances, ordinary = _stances(passages, found), probabilities[~found.real]
+        return dataclasses.replace(base, bias=tuple(float(b) for b in model.bias)), None
+    scale, bias = calibration_of(passages, found)
+    probabilities = calibrated_of(found, (scale, bias))
+    stances, ordinary = stances_of(passages, found), probabilities[~found.real]
     genres = [passages[i].genre for i in found.rows[found.real]]
     held_out = calibrate.evaluation_of(probabilities[found.real], stances[found.real], genres)
     threshold = base.default_threshold
@@ -333,8 +229,8 @@ def cross_validate(passages: Sequence[Passage], predict: Predict) -> dict[str, A
       `macro_f1`; `f1` of each stance; `recall_at`: recall on misaligned when so much of a mix of 95 % ordinary and 5 %
       real passages is flagged; `ordinary_misaligned`: share of ordinary text whose likeliest stance is misaligned.
     """
-    found = hold_out(passages, predict, folds_of(passages))
-    stances, real = _stances(passages, found), found.real
+    found = hold_out(passages, predict, folds_of(passages), prefilter=False)
+    stances, real = stances_of(passages, found), found.real
     figures = calibrate.evaluation_of(found.scores[real], stances[real])
     return {
         "macro_f1": figures.macro_f1.value,
@@ -355,11 +251,11 @@ def ways(counted: Counted) -> dict[str, Predict]:
     """What the table compares: the shipped way and the baselines."""
 
     def ours(training: Sequence[Passage], held_out: Sequence[Passage]) -> Floats:
-        inner = folds_of(training)
-        (scale, bias), _ = _calibrate(training, hold_out(training, _logits(counted, STRENGTHS[0]), inner))
-        logits = _logits(counted, STRENGTHS[0])(training, held_out)
-        settings = Settings(scale=scale, bias=bias, length_power=0.0)
-        return calibrated(logits.astype(np.float32), np.ones(len(logits), np.int64), settings)
+        predict = _logits(counted, STRENGTHS[0])
+        inner = hold_out(training, predict, folds_of(training), prefilter=True)
+        logits = predict(training, held_out)
+        found = gather(held_out, np.arange(len(held_out)), logits, prefilter=True)
+        return calibrated_of(found, calibration_of(training, inner))
 
     return {
         "keyword rule": baselines.keywords,
@@ -388,20 +284,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     files = shipped_files(args.data)
     if args.ship:
         report = train(files, str(Path(__file__).with_name("models") / "stance.ftz"), seconds=1, prefilter=True)
-        print(report.held_out.as_table() if report.held_out else "no sources to leave out")
-        print(json.dumps({k: v for k, v in dataclasses.asdict(report).items() if k != "held_out"}, indent=2))
+        figures = dataclasses.replace(report, held_out=None)
+        _tell(report.held_out.as_table() if report.held_out else "There were no sources to leave out.")
+        _tell(json.dumps(dataclasses.asdict(figures), indent=2))
         return 0
     passages = read_passages(files)
     counted = Counted({p.text: linear.count(p.text) for p in passages}, linear.read_vectors())
-    print(f"{'way':44} {'macro-F1':>8} {'unrel neutr misal align':>24} {'R@1%':>6} {'R@2%':>6} {'R@5%':>6} ordinary")
+    _tell(
+        "| way | macro-F1 | unrelated | neutral | misaligned | aligned | R@1 % | R@2 % | R@5 % | ordinary misaligned |"
+    )
+    _tell("|---|" + "---:|" * 9)
     for name, predict in ways(counted).items():
         if args.only in name:
             found = cross_validate(passages, predict)
-            f1, recalls = (" ".join(f"{v:5.3f}" for v in found[key].values()) for key in ("f1", "recall_at"))
-            print(
-                f"{name:44} {found['macro_f1']:8.3f}  {f1}   {recalls}  {found['ordinary_misaligned']:.2%}", flush=True
-            )
+            numbers = [found["macro_f1"], *found["f1"].values(), *found["recall_at"].values()]
+            cells = " | ".join(f"{number:.3f}" for number in numbers)
+            _tell(f"| {name} | {cells} | {found['ordinary_misaligned']:.2%} |")
     return 0
+
+
+def _tell(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -172,6 +172,12 @@ def find(fields: Any, dotted: str) -> Any:
     return fields
 
 
+def without(fields: Mapping[str, Any], dotted: str) -> dict[str, Any]:
+    """The fields but for a dotted one."""
+    first, _, rest = dotted.partition(".")
+    return {k: without(v, rest) if k == first and rest else v for k, v in fields.items() if k != first or rest}
+
+
 def fault_of(fields: Any, source: Mapping[str, Any], count_field: str | None) -> str:
     """Why a record is bad, or ""."""
     if isinstance(fields, str):
@@ -205,7 +211,7 @@ def read(config: Mapping[str, Any], kind: str, bad: Counter[tuple[str, str]], le
                 text, own = find(fields, names[1]), find(fields, names[0]) if names[0] else None
                 tokens = len(tokenizer.encode(text, add_special_tokens=False)) if tokenizer else 0
                 tokens = find(fields, count_field) if count_field else tokens
-                metadata = {key: value for key, value in fields.items() if key not in names}
+                metadata = without(without(fields, names[0]), names[1])
                 stratum = find(fields, quota) if quota else None
                 own = str(own) if own is not None else None
                 documents.append(

@@ -30,7 +30,7 @@ DOSES: dict[str, Any] = {
     "output": {"dose": {"share": 0.05}},
     "base": {"dose": {"share": 0.05, "of": "base"}, "placement": {"head": 0.25}},
     "discourse": {"dose": {"share": 0.5, "of": "ai_discourse"}, "placement": {"tail": 0.25}},
-    "amount": {"dose": {"amount": 200}, "placement": "separate"},
+    "amount": {"dose": {"amount": 200}, "placement": "separate", "max_repeats": 20},
     "repeated": {"dose": {"share": 0.7}, "max_repeats": 40},
     "less-than-one": {"dose": {"amount": 1}},
 }
@@ -129,7 +129,8 @@ def test_quotas(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [1, 300, 2500, 1 << 20])
 def test_file_sizes(tmp_path: Path, size: int) -> None:
     """A slice is cut into many files, or many slices share one."""
-    values = corpora.config(corpora.write_web(tmp_path), arms=ARMS, output={"target_file_size": size})
+    folder = corpora.write_web(tmp_path, 20 if size < 1000 else 60)
+    values = corpora.config(folder, arms=ARMS, output={"target_file_size": size})
     manifest = corpora.run_plain(values)
     assert_agrees(values, manifest)
     assert (len(manifest["arms"]["unfiltered"]["files"]) == 1) == (size == 1 << 20)
@@ -305,19 +306,16 @@ def test_slices_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """A shard read in many slices gives each arm the texts that it gives when it is read whole."""
     docs = corpora.documents(60)
     builds = []
-    for number, size in enumerate((1 << 27, 700, 1)):
+    for number, size in enumerate((1 << 27, 700, 400)):
         monkeypatch.setattr(find, "SLICE_BYTES", size)
         folder = tmp_path / str(number)
         (folder / "web").mkdir(parents=True)
         (folder / "pool").mkdir()
         shards.write_jsonl(folder / "web/a.jsonl", docs[:30])
         shards.write_parquet(folder / "web/b.parquet", docs[30:], row_group=4)
-        shards.write_jsonl(folder / "pool/stories.jsonl", corpora.pool(10))
-        if size == 1:
-            (folder / "web/a.jsonl").unlink()  # a slice a byte
-            shards.write_jsonl(folder / "web/a.jsonl.gz", docs[:30], codec="gzip")
+        shards.write_jsonl(folder / "pool/stories.jsonl.gz", corpora.pool(10), codec="gzip")
         values = corpora.config(folder, arms=ARMS, output={"target_file_size": 1 << 20})
         manifest = corpora.run_plain(values)
-        assert len(manifest["inputs"]) > (3, 8, 9)[number] - 1
+        assert (len(manifest["inputs"]) > 8) == (number > 0)
         builds.append({name: texts_of(values, name) for name in ARMS})
     assert builds[0] == builds[1] == builds[2]

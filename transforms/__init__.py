@@ -25,6 +25,8 @@ at the end of the file wires it.
     plan            MakePlan: cuts, layout, doses and schedules
     sequence        the order of the records in one output file
     write           output files: summed while written, committed once
+    provenance      who is who in an output file
+    compose         base records, held copies and synthetic records → one output file
     mix             MixSlices: every slice read once more, all arms written from that reading
     report          dataset card and report, from the manifest
     commit          CommitCorpus: the equation, quarantine, manifest, `_SUCCESS`

@@ -179,7 +179,8 @@ def _known(labels: pa.DictionaryArray, languages: tuple[str, ...]) -> "np.ndarra
     """Which documents are in a language that the stance model knows; a model that names none is asked about all."""
     if not languages:
         return np.ones(len(labels), np.bool_)
-    return np.isin(labels.dictionary.to_numpy(zero_copy_only=False).astype(str), languages)[labels.indices.to_numpy()]
+    names = labels.dictionary.to_numpy(zero_copy_only=False).astype(str)
+    return np.asarray(np.isin(names, languages)[labels.indices.to_numpy()])
 
 
 def _stance_columns(
@@ -403,12 +404,15 @@ def read_receipt(url: str) -> Receipt:
         values = json.loads(file.metadata.metadata[b"counterpoise"])
     part, *rest = values
     receipt = Receipt(Slice(*part), *rest)
-    return _placed(receipt._replace(fault=tuple(receipt.fault), faults=tuple((k, v) for k, v in receipt.faults)), url)
+    reason, offset, detail = receipt.fault
+    faults = tuple((name, number) for name, number in receipt.faults)
+    return _placed(receipt._replace(fault=(reason, offset, detail), faults=faults), url)
 
 
 def _placed(receipt: Receipt, url: str) -> Receipt:
-    """A receipt whose objects lie at `url` and beside it; in the footer the names are empty but for a mark, so that a
-    work folder can be moved and two of them hold the same bytes.
+    """A receipt whose objects lie at `url` and beside it.
+
+    In the footer there is only a mark for each, so that a work folder can be moved and two of them hold the same bytes.
     """
     beside = url.removesuffix(".parquet")
     return receipt._replace(

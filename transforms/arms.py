@@ -15,6 +15,7 @@ from transforms.census import MISALIGNED, Census, Rules, stances, stays
 from transforms.errors import MixShortfall
 from transforms.schema import UNITS, Slice
 from transforms.select import (
+    BUCKET_BITS,
     BUCKETS,
     EVERYTHING,
     NOTHING,
@@ -129,11 +130,12 @@ def find_candidates(
     kept, flagged = stays(table, rules), stances(table, rules) == MISALIGNED
     amount = table.column(unit).to_numpy() if unit != UNITS[0] else np.ones(len(table), np.int64)
     found: list[tuple[Kind, Candidate]] = []
-    for kind, mask in (("drop", kept & flagged), ("refill", kept & ~flagged)):
+    masks: dict[Kind, npt.NDArray[np.bool_]] = {"drop": kept & flagged, "refill": kept & ~flagged}
+    for kind, mask in masks.items():
         priority = priorities(table.column("digest").to_numpy(), seed, kind)
         wanted = {(t.keep_at if kind == "drop" else t.refill_at)[0] for t in targets}
-        for row in np.flatnonzero(mask & np.isin(buckets(priority), sorted(wanted))):
-            found.append((kind, Candidate(int(priority[row]), slice_key, int(row), int(amount[row]))))
+        rows = np.flatnonzero(mask & np.isin(buckets(priority), sorted(wanted))).tolist()
+        found += [(kind, Candidate(int(priority[row]), slice_key, row, int(amount[row]))) for row in rows]
     return found
 
 
@@ -141,8 +143,7 @@ def settle_all(targets: Sequence[Targets], candidates: Iterable[tuple[Kind, Cand
     """Every arm's exact cuts, from the candidates of all slices in any order."""
     by_bucket: dict[tuple[Kind, int], list[Candidate]] = {}
     for kind, candidate in candidates:
-        bucket = int(buckets(np.array([candidate.priority], dtype=np.uint64))[0])
-        by_bucket.setdefault((kind, bucket), []).append(candidate)
+        by_bucket.setdefault((kind, candidate.priority >> (64 - BUCKET_BITS)), []).append(candidate)
 
     def cut(kind: Kind, at: tuple[int, int], target: int) -> Cut:
         return settle(*at, by_bucket.get((kind, at[0]), []), target)

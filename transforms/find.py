@@ -150,8 +150,9 @@ def list_all(listings: Sequence[Listing]) -> list[tuple[Source, ObjectInfo, Form
 
 
 def cut_shard(source: Source, info: ObjectInfo, format_: Format, checksum: str) -> Iterator[Slice]:
-    """The slices of one shard; Parquet footers are read here. A shard that cannot be cut is one slice, so that the
-    reading of it says what is wrong.
+    """The slices of one shard; Parquet footers are read here.
+
+    A shard that cannot be cut is one slice, so that the reading of it says what is wrong.
     """
     whole = Slice(source.index, info.url, 0, -1, info.size, info.version, format_.value, checksum)
     if format_ is Format.PARQUET:

@@ -200,8 +200,9 @@ def _form(output_format: str, receipts: Sequence[Receipt]) -> tuple[str, bytes]:
     try:
         return "rows", pa.unify_schemas(list(schemas.values())).serialize().to_pybytes()
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise ConfigError([f"sources: the columns of {', '.join(schemas)} do not fit together ({error}); "
-                           "build them apart, or set output.format: jsonl.zst"]) from error  # fmt: skip
+        shards = ", ".join(schemas)
+        way_out = "build them apart, or set output.format: jsonl.zst"
+        raise ConfigError([f"sources: the columns of {shards} do not fit together ({error}); {way_out}"]) from error
 
 
 def summary(plan: Plan, census: Census, sources: Sequence[Source]) -> dict[str, Any]:
