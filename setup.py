@@ -29,6 +29,7 @@ CORE = [
     "tenacity>=8.2,<10",
     "tokenizers>=0.20,<1",
     "trafilatura>=2.0,<3",
+    "typing-extensions>=4.9,<5",  # Self, until Python 3.10 goes
     "xxhash>=3.4,<5",
     "zstandard>=0.23,<1",
 ]
@@ -99,13 +100,11 @@ setup(
         "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Topic :: Text Processing :: Linguistic",
-        "Typing :: Typed",
     ],
     packages=find_packages(include=["beam_pipeline*", "transforms*", "classifiers*"]),
     package_data={
-        "beam_pipeline": ["py.typed", "sample/*"],
-        "classifiers": ["py.typed", "models/*", "passages/*"],
-        "transforms": ["py.typed"],
+        "beam_pipeline": ["sample/*"],
+        "classifiers": ["models/*", "passages/*"],
     },
     python_requires=">=3.10,<3.14",
     install_requires=CORE,

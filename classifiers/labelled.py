@@ -111,7 +111,7 @@ def folds_of(passages: Sequence[Passage], seed: int = 0) -> npt.NDArray[np.int64
 
 
 def kind_of(passage: Passage) -> str:
-    """ "real", "written" or "ordinary"."""
+    """Which of "real", "written" and "ordinary" a passage is."""
     if passage.source in WRITTEN:
         return "written"
     return ORDINARY if passage.genre == ORDINARY else "real"

@@ -8,9 +8,11 @@ import random
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import apache_beam as beam
+import pyarrow as pa
+import xxhash
 import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
@@ -19,7 +21,7 @@ from beam_pipeline.config import load_config
 from beam_pipeline.options import beam_options
 from beam_pipeline.pipeline import Build, build
 from tests import shards
-from transforms.annotate import annotate_slice
+from transforms.annotate import ANNOTATION, Receipt, annotate_slice
 from transforms.arms import find_candidates, key_of_slice, settle_all, targets_of
 from transforms.census import CENSUS_COLUMNS, Census, check_limits, check_not_empty, count_scores, load, settle_rules
 from transforms.census import take_census as census_of_slice
@@ -28,7 +30,7 @@ from transforms.find import cut_shard, list_all
 from transforms.layout import take_inventory
 from transforms.mix import mix_group
 from transforms.plan import make_plan
-from transforms.schema import STANCES
+from transforms.schema import STANCES, UNITS, Slice
 from transforms.storage import join, store_for
 
 Config = dict[str, Any]
@@ -285,3 +287,37 @@ def run_steps(job: Build) -> None:
     plan, groups = make_plan(job.recipe, sources, rules, cuts, inventories, pool_receipts)
     mixed = [mix_group(group, plan, job.settings) for group in groups]
     commit_corpus(Books(plan, census, receipts, mixed, sources), job.identity, job.settings.output)
+
+
+class Row(NamedTuple):
+    """One document of an annotation table."""
+
+    words: int = 10
+    stance: str = "unrelated"  # or "unknown": no scores
+    language: str = "en"
+    score: float = 0.9
+    text: str = ""  # "" for one of its own
+
+
+def annotation(rows: Sequence[Row]) -> pa.Table:
+    """An annotation table in which a document's stance has a score of 0.9; every amount is `words`, bytes tenfold."""
+    digests = [xxhash.xxh64_intdigest(row.text or f"text {i}") for i, row in enumerate(rows)]
+    scores = [[None if r.stance == "unknown" else 0.9 if r.stance == s else 0.03 for r in rows] for s in STANCES]
+    columns: dict[str, Any] = {
+        "position": [100 * i for i in range(len(rows))],
+        "record_bytes": [10 * r.words for r in rows],
+        **{unit: [r.words * (10 if unit == "bytes" else 1) for r in rows] for unit in UNITS[1:]},
+        "digest": digests,
+        "language": [r.language for r in rows],
+        "language_score": [r.score for r in rows],
+        **dict(zip(STANCES, scores, strict=True)),
+    }
+    arrays = [pa.array(columns.get(f.name, [None] * len(rows)), f.type) for f in ANNOTATION]
+    return pa.table(arrays, schema=ANNOTATION)
+
+
+def receipt(rows: Sequence[Row], shard: str = "a.jsonl", source: int = 0, start: int = 0, **changes: Any) -> Receipt:
+    """What annotating a slice with these rows came to."""
+    part = Slice(source, shard, start, -1, 1000, "1", "jsonl", "")
+    found = Receipt(part, f"{shard}.parquet", len(rows), 0, (), 0, "", ("", -1, ""), "", "", len(rows), "")
+    return found._replace(**changes)

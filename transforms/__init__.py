@@ -11,9 +11,15 @@ at the end of the file wires it.
     storage_local   files of this machine
     storage_gcs     gs://
     storage_fsspec  s3:// and whatever else fsspec opens
-    decode          bytes → lines and records, with proof of completeness
+    decode          bytes → decompressed blocks, with proof of completeness
+    lines           blocks → lines, and those of one byte range
+    warc            blocks → WARC records
     extract         a crawled page → its text
-    read            a slice of a shard → Arrow batches of texts, or of records
+    record          what the readers of every format share: fields, columns, metadata
+    read_jsonl      JSON lines → texts, or the records chosen from them
+    read_parquet    Parquet → the same
+    read_archive    WET and WARC → the same
+    read            a slice of a shard → Arrow batches of texts, or of records, whatever the format
     find            FindShards: list, pin versions, slice
     select          exact selection by amount, without sorting the world
     measure         how much text there is, in every unit

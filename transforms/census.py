@@ -156,7 +156,7 @@ class Census:
         return out
 
 
-def count_scores(receipt: Receipt, table: pa.Table, rules: Rules) -> Int64s:
+def count_scores(table: pa.Table, rules: Rules) -> Int64s:
     """Documents that stay, by misaligned score in `SCORE_BINS` equal bins of [0, 1], int64[4096]."""
     scores = table.column("misaligned").to_numpy(zero_copy_only=False)
     scores = scores[stays(table, rules) & ~np.isnan(scores)]
@@ -167,7 +167,8 @@ def count_scores(receipt: Receipt, table: pa.Table, rules: Rules) -> Int64s:
 def settle_rules(rules: Rules, scores: Int64s) -> Rules:
     """Turn a flag budget into the lowest threshold (a multiple of 1/4096) that flags no more than the budget.
 
-    The share is one of the documents that stay and have scores. Where even 4095/4096 flags too many, nothing is flagged.
+    The share is one of the documents that stay and have scores. Where even 4095/4096 flags too many, nothing is
+    flagged.
     """
     if not rules.flag_budget:
         return rules
@@ -190,7 +191,7 @@ def take_census(receipt: Receipt, table: pa.Table, rules: Rules, *, unit: str, s
     empty = np.zeros(BUCKETS, np.int64)
     return Census(
         amounts=_by_fate(table, index, kept, codes, amounts),
-        scores=np.zeros(SCORE_BINS, np.int64) if is_pool else count_scores(receipt, table, rules),
+        scores=np.zeros(SCORE_BINS, np.int64) if is_pool else count_scores(table, rules),
         drop_sums=empty if is_pool else _sums(digests, in_unit, flagged, seed, "drop"),
         refill_sums=empty if is_pool else _sums(digests, in_unit, kept & ~flagged, seed, "refill"),
         records=receipt.records,
@@ -281,7 +282,7 @@ def load(receipt: Receipt, columns: list[str]) -> pa.Table:
 def _scores_of(receipt: Receipt, rules: Rules, bad: list[str]) -> Any:
     if receipt.part.shard not in bad:
         table = load(receipt, ["language", "language_score", "misaligned"])
-        yield count_scores(receipt, table, rules)
+        yield count_scores(table, rules)
 
 
 def _census_of(

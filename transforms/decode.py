@@ -1,27 +1,23 @@
-"""Bytes to decompressed blocks, lines and WARC records, with proof that nothing is missing.
+"""Bytes to decompressed blocks, with proof that nothing is missing.
 
 A shard that was cut, damaged or padded ends in `BadShard`, never in a shorter corpus: every gzip member and every
 zstd frame must reach its own end, with the checksums it carries, and nothing may follow the last one. What a format
 cannot show (a gzip file cut exactly between two members, a bit flipped in a zstd frame that has no checksum) is left
 to the size and checksum of the whole object, for which `on_raw` hands out the raw bytes.
 
-Memory is bounded by `DecodeLimits`, never by the shard. Positions are byte offsets in the decompressed stream.
+Memory is bounded by `DecodeLimits`, never by the shard.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import zstandard
 from isal import isal_zlib
 
 from transforms.errors import BadShard
-from transforms.schema import BadRecord, Codec, RecordFault, ShardFault
-
-Positions = npt.NDArray[np.int64]
+from transforms.schema import Codec, ShardFault
 
 HEAD_BYTES: Final = 1024  # of a bad record, kept for the quarantine file
 _RAW_BYTES: Final = 1 << 20  # a read; object stores answer 1 MiB about as fast as 64 KiB
@@ -32,7 +28,7 @@ _FEED_BYTES: Final = 1 << 16
 _BOMB_FLOOR: Final = 64 << 20  # ratios say little about small shards: 1 MB of spaces is no attack
 _ZSTD_BLOCKS: Final = 8  # blocks of at most 128 KiB decoded by one call: bounds its output to 1 MiB
 _MAX_DICTIONARY: Final = 16 << 20
-_MAX_HEADERS: Final = 1 << 20  # of one WARC record or gzip member; real ones are below 4 KiB
+MAX_HEADERS: Final = 1 << 20  # of one WARC record or gzip member; real ones are below 4 KiB
 _GzipError: Final[type[Exception]] = isal_zlib.error  # type: ignore[assignment]  # the stub has an instance
 
 _GZIP: Final = b"\x1f\x8b"
@@ -41,11 +37,6 @@ _ZSTD_DICTIONARY: Final = b"\x37\xa4\x30\xec"
 _SKIPPABLE: Final = b"\x2a\x4d\x18"  # bytes 2 to 4; the first is 0x50 to 0x5f
 _WARC_DICTIONARY: Final = 0x5D  # https://iipc.github.io/warc-specifications/specifications/warc-zstd/
 _UNREADABLE: Final = {b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x04\x22\x4d\x18": "lz4", b"PK\x03\x04": "zip"}
-_VERSION: Final = re.compile(r"WARC/[0-9]+\.[0-9]+")
-_LENGTH: Final = re.compile(r"[0-9]{1,18}")
-_BOM: Final = b"\xef\xbb\xbf"
-_NEWLINE: Final = 10
-_BLANK: Final = b" \t\r"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,7 +262,7 @@ def _fill_header(raw: _Raw) -> int:
     for name_or_comment in (8, 16):
         if flags & name_or_comment:
             while (zero := raw.data.find(0, raw.at + size)) < 0:
-                if _need(raw, len(raw.data) - raw.at + 1) > _MAX_HEADERS:
+                if _need(raw, len(raw.data) - raw.at + 1) > MAX_HEADERS:
                     raise BadShard(ShardFault.CORRUPT.value, raw.offset, "gzip header without an end")
             size = zero + 1 - raw.at
     return _need(raw, size + (flags & 2))
@@ -424,279 +415,3 @@ def _take_blocks(raw: _Raw, start: int, checksum_bytes: int) -> tuple[bytes, boo
 def _cut_frame(raw: _Raw, start: int) -> BadShard:
     end = raw.base + len(raw.data)
     return BadShard(ShardFault.TRUNCATED.value, end, f"the zstd frame that starts at byte {start} is not closed")
-
-
-# Lines
-
-
-class Lines(NamedTuple):
-    """Consecutive lines of a shard, in one buffer.
-
-    Attributes:
-      position: Offset of each line's first byte in the decompressed stream.
-      data: One contiguous buffer of bytes.
-      starts, ends: Of each line in `data`, without its newline; `data[ends[i]]` is that newline (supplied where the
-        shard's last line has none), and the next line starts right after it: `data[starts[i] : ends[j] + 1]` holds
-        lines i to j and nothing else. A carriage return before the newline belongs to the line.
-    """
-
-    position: Positions
-    data: npt.NDArray[np.uint8]
-    starts: Positions
-    ends: Positions
-
-
-def lines(
-    blocks: Iterable[bytes], limits: DecodeLimits, *, start: int = 0, end: int = -1
-) -> Iterator[tuple[Lines, list[BadRecord]]]:
-    """Yield the lines whose first byte lies in [start, end), and those of them that are too long to hold.
-
-    A byte-order mark at position 0 is stripped: the first line then has position 3. Blank lines (JSON white space
-    only) are left out, and positions stay true. Only LF ends a line.
-
-    Args:
-      blocks: The stream from byte `max(0, start - 1)` on; read no further than the last line's end.
-      limits: Lines of more than `max_record_bytes` become `too_long` bad records in bounded memory.
-      start, end: Decompressed offsets; an end of -1 is the end of the stream.
-    """
-    for found in _whole_lines(blocks, limits.max_record_bytes, start, end):
-        if isinstance(found, BadRecord):
-            yield _no_lines(), [found]
-        else:
-            yield from _split(*found, limits, end)
-
-
-def _whole_lines(
-    blocks: Iterable[bytes], longest: int, start: int, end: int
-) -> Iterator[tuple[bytes, int] | BadRecord]:
-    """Cut blocks after a newline each; yields bytes with the position of the first, or a line too long to hold."""
-    at = max(0, start - 1)  # position of the first byte that is held, or else of the block's first byte
-    held: list[bytes] = []  # the beginning of a line, and its size
-    size = 0
-    passing: BadRecord | None = BadRecord(-1, "", 0, b"") if start else None  # a line that is being streamed past
-    for block in blocks:
-        rest = block
-        if passing is not None:
-            newline = block.find(b"\n")
-            passing = passing._replace(length=passing.length + (newline if newline >= 0 else len(block)))
-            at += newline + 1 if newline >= 0 else len(block)
-            if newline < 0:
-                continue
-            if passing.position >= 0:  # else it belongs to the slice before
-                yield passing
-            rest, passing = block[newline + 1 :], None
-        cut = rest.rfind(b"\n") + 1
-        if cut and not 0 <= end <= at:
-            yield b"".join([*held, rest[:cut]]), at
-            at, held, size = at + size + cut, [], 0
-        if 0 <= end <= at:
-            return
-        held.append(rest[cut:])
-        size += len(rest) - cut
-        if size > longest + len(_BOM):
-            passing = _too_long(b"".join(held), at)
-            at, held, size = at + size, [], 0
-    if passing is not None and passing.position >= 0:
-        yield passing
-    if size:
-        yield b"".join([*held, b"\n"]), at
-
-
-def pick(run: Lines, keep: npt.NDArray[np.bool_]) -> Lines:
-    """Return the lines for which `keep` is true, in a buffer that holds nothing else."""
-    if keep.all():
-        return run
-    chosen = np.flatnonzero(keep)
-    if not len(chosen):
-        return _no_lines()
-    gaps = np.flatnonzero(np.diff(chosen) != 1)
-    firsts = run.starts[chosen[np.concatenate(([0], gaps + 1))]]
-    lasts = run.ends[chosen[np.concatenate((gaps, [len(chosen) - 1]))]]
-    view = run.data.data
-    data = b"".join([view[a : b + 1] for a, b in zip(firsts.tolist(), lasts.tolist(), strict=True)])
-    sizes = run.ends[chosen] - run.starts[chosen]
-    ends = np.cumsum(sizes + 1) - 1
-    return Lines(run.position[chosen], np.frombuffer(data, np.uint8), ends - sizes, ends)
-
-
-def _no_lines() -> Lines:
-    none = np.zeros(0, np.int64)
-    return Lines(none, np.zeros(0, np.uint8), none, none)
-
-
-def _too_long(line: bytes, position: int) -> BadRecord:
-    bom = len(_BOM) if position == 0 and line.startswith(_BOM) else 0
-    return BadRecord(position + bom, RecordFault.TOO_LONG.value, len(line) - bom, line[bom : bom + HEAD_BYTES])
-
-
-def _split(data: bytes, at: int, limits: DecodeLimits, end: int) -> Iterator[tuple[Lines, list[BadRecord]]]:
-    """Split whole lines that begin at position `at`; yields one item, or none where nothing but blanks is left."""
-    buffer = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(buffer == _NEWLINE)
-    starts = np.concatenate((np.zeros(1, np.int64), ends[:-1] + 1))
-    ours = at + starts < (end if end >= 0 else at + len(data))
-    if at == 0 and data.startswith(_BOM):
-        starts[0] = len(_BOM)
-    sizes = ends - starts
-    keep = ours & (sizes > 0)
-    for i in np.flatnonzero(keep & np.isin(buffer[starts], np.frombuffer(_BLANK, np.uint8))).tolist():
-        keep[i] = bool(data[starts[i] : ends[i]].strip(_BLANK))
-    bad = []
-    for i in np.flatnonzero(keep & (sizes > limits.max_record_bytes)).tolist():
-        head = data[starts[i] : min(ends[i], starts[i] + HEAD_BYTES)]
-        bad.append(BadRecord(at + int(starts[i]), RecordFault.TOO_LONG.value, int(sizes[i]), head))
-        keep[i] = False
-    run = pick(Lines(at + starts, buffer, starts, ends), keep)
-    if len(run.position) or bad:
-        yield run, bad
-
-
-# WARC
-
-
-class WarcRecord(NamedTuple):
-    """One WARC record.
-
-    Attributes:
-      position: Offset of the version line's first byte in the decompressed stream.
-      headers: Names in lower case; of a repeated name the first value.
-      payload: The record's block, as long as Content-Length says.
-    """
-
-    position: int
-    headers: dict[str, str]
-    payload: bytes
-
-
-class _Stream:
-    """A window on the decompressed stream; `data[0]` lies at `position`."""
-
-    def __init__(self, blocks: Iterable[bytes]) -> None:
-        self.blocks, self.data, self.position = iter(blocks), bytearray(), 0
-
-    def fill(self, size: int) -> bool:
-        """Hold at least `size` bytes; False when the stream ends before that."""
-        while len(self.data) < size:
-            block = next(self.blocks, None)
-            if block is None:
-                return False
-            self.data += block
-        return True
-
-    def drop(self, size: int) -> None:
-        del self.data[:size]  # constant time: a bytearray moves its start
-        self.position += size
-
-    def pass_over(self, size: int) -> int:
-        """Drop `size` bytes without holding them; return how many of them the stream did not have."""
-        while size and self.fill(1):
-            step = min(size, len(self.data))
-            self.drop(step)
-            size -= step
-        return size
-
-
-def warc_records(
-    blocks: Iterable[bytes], limits: DecodeLimits, *, kinds: Sequence[str] | None = None
-) -> Iterator[WarcRecord | BadRecord]:
-    """Yield records in order; one longer than `max_record_bytes` comes as a `too_long` bad record.
-
-    Content-Length is trusted only as far as the framing agrees: after the block must come CR LF CR LF, and then
-    either a version line or the end. (Further line ends between records are passed over.)
-
-    Args:
-      blocks: The decompressed stream.
-      limits: Bounds the payload that is held.
-      kinds: WARC-Type values to yield, in lower case; other records are checked and passed over. None yields all.
-
-    Raises:
-      BadShard: From the first record whose frame is wrong; the detail names its position. Nothing after it can be
-        told from payload, so nothing after it is read.
-    """
-    stream = _Stream(blocks)
-    while stream.fill(1):
-        position = stream.position
-        headers, length, header_bytes = _warc_head(stream)
-        wanted = kinds is None or headers.get("warc-type", "").lower() in kinds
-        total = header_bytes + length
-        if wanted and length <= limits.max_record_bytes:
-            if len(stream.data) < total and not stream.fill(total):
-                raise _cut_record(position, total - len(stream.data))
-            payload = bytes(memoryview(stream.data)[header_bytes:total])
-            _end_record(stream, position, total)
-            yield WarcRecord(position, headers, payload)
-            continue
-        stream.fill(HEAD_BYTES)
-        head = bytes(stream.data[: min(HEAD_BYTES, total)])
-        if missing := stream.pass_over(total):
-            raise _cut_record(position, missing)
-        _end_record(stream, position, 0)
-        if wanted:
-            yield BadRecord(position, RecordFault.TOO_LONG.value, total, head)
-
-
-def _warc_head(stream: _Stream) -> tuple[dict[str, str], int, int]:
-    """Read a version line and headers; return the headers, the Content-Length and the bytes up to the block."""
-    searched = 0
-    while (size := stream.data.find(b"\r\n\r\n", max(0, searched - 3), _MAX_HEADERS)) < 0:
-        searched = len(stream.data)
-        if not stream.data.startswith(b"WARC/"[:searched]):
-            raise _lost(stream.position, f"expected WARC/, found {bytes(stream.data[:16])!r}")
-        if searched >= _MAX_HEADERS:
-            raise _lost(stream.position, f"no end of the headers in {_MAX_HEADERS} bytes")
-        if not stream.fill(searched + 1):
-            raise BadShard(ShardFault.TRUNCATED.value, -1, f"the record at decompressed byte {stream.position} is cut")
-    version, _, block = bytes(stream.data[:size]).decode("utf-8", "replace").partition("\r\n")
-    if not _VERSION.fullmatch(version):
-        raise _lost(stream.position, f"expected WARC/1.0 or the like, found {version[:32]!r}")
-    headers = header_fields(block)
-    length = headers.get("content-length", "")
-    if not _LENGTH.fullmatch(length):
-        raise _lost(stream.position, f"Content-Length is {length!r}")
-    return headers, int(length), size + 4
-
-
-def header_fields(block: str) -> dict[str, str]:
-    r"""Parse `Name: value` lines, folded ones too; names in lower case, the first of a repeated name wins.
-
-    >>> header_fields("A: 1\r\nB: 2\r\n  3\r\na: 4")
-    {'a': '1', 'b': '2 3'}
-    """
-    fields: dict[str, str] = {}
-    if "\n " in block or "\n\t" in block:
-        block = re.sub(r"\r?\n[ \t]+", " ", block)
-    for line in block.split("\n"):
-        name, colon, value = line.partition(":")
-        if colon:
-            fields.setdefault(name.strip().lower(), value.strip())
-    return fields
-
-
-def _end_record(stream: _Stream, position: int, size: int) -> None:
-    """Use up a record of `size` bytes after proving that it ends there."""
-    if stream.data[size : size + 9] == b"\r\n\r\nWARC/":  # nearly always, and then there is nothing to wait for
-        stream.drop(size + 4)
-        return
-    if not stream.fill(size + 4):
-        end = bytes(stream.data[size:])
-        if b"\r\n\r\n".startswith(end):
-            raise _cut_record(position, 4 - len(end))
-        raise _lost(position, f"its Content-Length ends before {end!r}")
-    end = bytes(stream.data[size : size + 4])
-    if end != b"\r\n\r\n":
-        raise _lost(position, f"after its Content-Length comes {end!r} in place of two line ends")
-    stream.drop(size + 4)
-    while stream.fill(1) and stream.data[0] in b"\r\n":
-        stream.drop(1)
-    stream.fill(5)
-    if stream.data and not b"WARC/".startswith(stream.data[:5]):
-        raise _lost(position, f"after its end comes {bytes(stream.data[:16])!r} in place of WARC/")
-
-
-def _cut_record(position: int, missing: int) -> BadShard:
-    what = f"the record at decompressed byte {position} lacks its last {missing} bytes"
-    return BadShard(ShardFault.TRUNCATED.value, -1, f"{what}: cut, or a wrong Content-Length")
-
-
-def _lost(position: int, detail: str) -> BadShard:
-    return BadShard(ShardFault.FRAMING.value, -1, f"record at decompressed byte {position}: {detail}")

@@ -209,7 +209,7 @@ def schedule(
     columns = {"place": pa.array(place), "copy": pa.array(copies, pa.int32())}
     if chosen is None:
         return SCHEDULE.empty_table()
-    return pa.table([columns.get(f.name, None) if f.name in columns else chosen.column(f.name).cast(f.type)
+    return pa.table([columns[f.name] if f.name in columns else chosen.column(f.name).cast(f.type)
                      for f in SCHEDULE], schema=SCHEDULE)  # fmt: skip
 
 

@@ -3,7 +3,7 @@
     CounterpoiseError          1   a bug, unless a subclass says otherwise
     ├── ConfigError            2   the configuration; carries every problem found
     ├── InputError             3   input data beyond `limits`
-    │   └── BadShard           3   one shard that cannot be read whole (caught, counted, held against `limits.bad_shards`)
+    │   └── BadShard           3   one shard that cannot be read whole (counted against `limits.bad_shards`)
     ├── MixShortfall           4   the mix cannot be met from what there is
     ├── StorageError           5   storage or output
     │   ├── OutputConflict     5   a name that must be new holds other bytes

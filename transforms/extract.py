@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 import lxml.etree  # type: ignore[import-untyped]
 import trafilatura
 
-from transforms.decode import header_fields
 from transforms.schema import RecordFault
+from transforms.warc import header_fields
 
 try:
     import brotli  # type: ignore[import-untyped]

@@ -17,7 +17,7 @@ _INTERVAL = 0.5  # seconds between two writes
 
 _totals: dict[str, int] = {}
 _doing: dict[str, str] = {}
-_written = 0.0
+_written = [0.0]  # when the file was last written, on the monotonic clock
 
 
 def add(**amounts: int) -> None:
@@ -49,11 +49,10 @@ def working(step: str, what: str) -> Iterator[None]:
 
 
 def _write(*, force: bool) -> None:
-    global _written
     now = time.monotonic()
-    if not force and now - _written < _INTERVAL:
+    if not force and now - _written[0] < _INTERVAL:
         return
-    _written = now
+    _written[0] = now
     path = os.path.join(os.environ[VARIABLE], f"{os.getpid()}.json")
     try:
         with open(f"{path}.new", "w") as file:

@@ -28,8 +28,8 @@ from transforms.errors import InputChanged, Unaccounted
 from transforms.layout import Group, Stream, segment_index
 from transforms.plan import Plan
 from transforms.provenance import PROVENANCE, Base, amount_of, load_base, provenance_of, sums_of
-from transforms.read import read_records
-from transforms.schema import UNITS, Format, Source
+from transforms.read import Rows, read_records
+from transforms.schema import UNITS, Form, Format, Source
 from transforms.storage import join, store_for
 from transforms.write import RowsOutput, Written
 
@@ -114,7 +114,7 @@ def _read_batches(
     positions = base.table.column("position").to_numpy()[start:stop]
     rows = wanted[(wanted >= start) & (wanted < stop)]
     seen, crc32c = 0, google_crc32c.Checksum()
-    form = "converted" if plan.form == "lines" and part.format != Format.JSONL.value else plan.form
+    form: Form = "converted" if plan.form == "lines" and part.format != Format.JSONL.value else plan.form
     with store_for(part.shard).open(part.shard, part.version) as file:
         for batch in read_records(
             file,
@@ -127,7 +127,7 @@ def _read_batches(
         ):
             group_rows = start + np.searchsorted(positions, batch.position)
             seen += len(group_rows)
-            yield group_rows, batch if form == plan.form else as_lines(batch)
+            yield group_rows, as_lines(batch) if plan.form == "lines" and isinstance(batch, Rows) else batch
     same = not is_whole(part) or "crc32c:" + crc32c.digest().hex() == receipt.raw_crc32c
     if seen != len(rows) or not same:
         raise InputChanged(

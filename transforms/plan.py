@@ -38,7 +38,7 @@ from transforms.layout import (
     take_inventory,
     with_totals,
 )
-from transforms.schema import CONVERTED, UNITS, Format, Source
+from transforms.schema import CONVERTED, UNITS, Form, Format, Source
 from transforms.select import Candidate
 from transforms.storage import join, store_for
 
@@ -102,7 +102,7 @@ class Plan(NamedTuple):
     unit: str
     seed: int
     target_file_size: int
-    form: str
+    form: Form
     columns: bytes
     with_id: bool
     arms: tuple[ArmPlan, ...]
@@ -188,7 +188,7 @@ def read_schedule(url: str, first: int, last: int) -> pa.Table:
     return table.slice(first - start * SCHEDULE_ROWS, last - first)
 
 
-def _form(output_format: str, receipts: Sequence[Receipt]) -> tuple[str, bytes]:
+def _form(output_format: str, receipts: Sequence[Receipt]) -> tuple[Form, bytes]:
     """How base records are written, and the serialised columns where they are rows."""
     if output_format != "parquet":
         copied = any(r.part.format == Format.JSONL.value for r in receipts)

@@ -5,7 +5,7 @@ Positions are decompressed byte offsets, or row numbers for Parquet; amounts are
 """
 
 import enum
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import pyarrow as pa
 
@@ -64,6 +64,10 @@ class ShardFault(str, enum.Enum):
     FRAMING = "framing_lost"
 
 
+Form = Literal["lines", "rows", "converted"]
+"""How records travel in the mix: JSON lines, the rows of a Parquet source, or rows of CONVERTED."""
+
+
 class Source(NamedTuple):
     """Where documents come from and where their fields lie.
 
@@ -80,7 +84,7 @@ class Source(NamedTuple):
     id: str
     token_count: str
     is_pool: bool
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a source
     quota_field: str = ""
 
 

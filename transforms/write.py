@@ -36,7 +36,7 @@ class _Summed(io.RawIOBase):
 
     def __init__(self, path: str) -> None:
         super().__init__()
-        self.file = open(path, "wb")
+        self.file = open(path, "wb")  # noqa: SIM115 - closed by `close`
         self.sha256, self.crc32c, self.size = hashlib.sha256(), google_crc32c.Checksum(), 0
 
     def writable(self) -> bool:
