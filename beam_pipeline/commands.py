@@ -337,8 +337,8 @@ COMMANDS: dict[str, Command] = {
                        "counterpoise inspect build.yaml --stance aligned --count 3", _inspect_arguments, run_inspect),
     "train": Command("train a stance model from labelled passages",
                      "counterpoise train mine.jsonl more.jsonl --output mine.ftz", _train_arguments, run_train),
-    "evaluate": Command("score a stance model on labelled passages", "counterpoise evaluate --data held-out.jsonl --json",
-                        _evaluate_arguments, run_evaluate),
+    "evaluate": Command("score a stance model on labelled passages",
+                        "counterpoise evaluate --data held-out.jsonl --json", _evaluate_arguments, run_evaluate),
     "demo": Command("run the main job on sample input with three arms, and verify it", "counterpoise demo",
                     _demo_arguments, run_demo, True),
 }  # fmt: skip

@@ -301,7 +301,7 @@ class Row(NamedTuple):
 
 def annotation(rows: Sequence[Row]) -> pa.Table:
     """An annotation table in which a document's stance has a score of 0.9; every amount is `words`, bytes tenfold."""
-    digests = [xxhash.xxh64_intdigest(row.text or f"text {i}") for i, row in enumerate(rows)]
+    digests = [xxhash.xxh64_intdigest((row.text or f"text {i}").encode()) for i, row in enumerate(rows)]
     scores = [[None if r.stance == "unknown" else 0.9 if r.stance == s else 0.03 for r in rows] for s in STANCES]
     columns: dict[str, Any] = {
         "position": [100 * i for i in range(len(rows))],

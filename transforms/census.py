@@ -5,7 +5,9 @@ a flag budget becomes a threshold), the second counts amounts by fate and stance
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from typing import Any, Final, NamedTuple
 
 import apache_beam as beam
@@ -72,7 +74,7 @@ def stances(table: pa.Table, rules: Rules) -> Stances:
         column = scores[:, STANCES.index(stance)]
         column[column < np.float32(threshold)] = -1
     # A misaligned score at its threshold wins over a higher one: that is what a threshold of less than 0.5 asks for.
-    codes = scores.argmax(axis=1).astype(np.int8)
+    codes: Stances = scores.argmax(axis=1).astype(np.int8)
     if "misaligned" in dict(rules.thresholds):
         codes[scores[:, MISALIGNED] >= 0] = MISALIGNED
     codes[unknown] = UNKNOWN_STANCE
@@ -249,7 +251,8 @@ class Limits(NamedTuple):
 
 def check_limits(census: Census, limits: Limits, sources: tuple[Source, ...]) -> None:
     """Raise InputError when quarantine holds more than the limits allow, with the first ten reasons."""
-    shards = sorted(census.bad_shards)
+    # A shard with several damaged slices is one bad shard.
+    shards = sorted({bad[0]: bad for bad in sorted(census.bad_shards, reverse=True)}.values())
     if len(shards) > limits.bad_shards:
         lines = [f"  {shard}: {reason} ({detail})" for shard, reason, _, detail in shards[:10]]
         raise InputError(
@@ -259,12 +262,13 @@ def check_limits(census: Census, limits: Limits, sources: tuple[Source, ...]) ->
         )
     share = census.bad / max(1, census.bad + census.records)
     if share > limits.bad_records:
+        enough = math.ceil(Fraction(census.bad * 1_000_000, census.bad + census.records)) / 1e6
         lines = [f"  {sources[i].name}: {n:,} × {reason}" for (i, reason), n in sorted(census.reasons.items())[:10]]
         raise InputError(
             f"{census.bad:,} of {census.bad + census.records:,} records are bad ({share:.4%}), "
             f"limits.bad_records is {limits.bad_records:.4%}:\n"
             + "\n".join(lines)
-            + f"\nlook at them with `counterpoise annotate`, or allow them with --set limits.bad_records={share:.6f}"
+            + f"\nlook at them with `counterpoise annotate`, or allow them with --set limits.bad_records={enough:.6f}"
         )
 
 

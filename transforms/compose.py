@@ -29,7 +29,8 @@ class OutputFile:
 
     def __init__(self, part: Part, rows: Int64s, copies: npt.NDArray[np.int32]) -> None:
         self.part, self.rows, self.copies = part, rows, copies
-        self.output: LinesOutput | RowsOutput | None = None
+        self.output: Any = None  # LinesOutput or RowsOutput, as the plan's form wants
+        self.synthetic: pa.Table = None  # rows of the schedule, where there are any
         self.written = 0
 
     def begin(self, base: Base, plan: Plan, output: LinesOutput | RowsOutput) -> None:

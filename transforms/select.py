@@ -59,7 +59,7 @@ def key_of(seed: int, purpose: str) -> int:
 
 def priorities(digests: UInt64s, seed: int, purpose: str) -> UInt64s:
     """Priorities of documents with these text digests, uint64[n]; lower is taken first."""
-    return kernel.mix64(digests, np.uint64(key_of(seed, purpose)))
+    return kernel.mix64(digests, key_of(seed, purpose))
 
 
 def buckets(priority: UInt64s) -> Int64s:

@@ -5,7 +5,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, BinaryIO, Final, NamedTuple, Protocol, cast
 
 import google_crc32c
 import pyarrow as pa
@@ -76,7 +76,7 @@ class LinesOutput:
         self.stream: Any = self.summed
         if output_format == "jsonl.zst":
             compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
-            self.stream = compressor.stream_writer(self.summed, closefd=False)
+            self.stream = compressor.stream_writer(cast("BinaryIO", self.summed), closefd=False)
         elif output_format == "jsonl.gz":
             self.stream = gzip.GzipFile(fileobj=self.summed, mode="wb", compresslevel=GZIP_LEVEL, mtime=0, filename="")
 

@@ -7,21 +7,19 @@ import struct
 import time
 import tracemalloc
 import zlib
-from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 import zstandard
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests import shards
-from transforms.decode import DecodeLimits, Lines, WarcRecord, decompressed, lines, pick, sniff, warc_records
+from tests.reading import LIMITS, fault_of
+from transforms.decode import DecodeLimits, decompressed, sniff
 from transforms.errors import BadShard
-from transforms.schema import BadRecord, Codec, RecordFault, ShardFault
+from transforms.schema import Codec, ShardFault
 
-LIMITS = DecodeLimits()
 DATA = b"".join(b"line %d of a shard that is long enough\n" % i for i in range(40))
 
 data_sets = st.one_of(
@@ -36,21 +34,6 @@ block_sizes = st.sampled_from([1, 2, 3, 7, 64, 1000, 1 << 16, 4 << 20])
 def decode(data: bytes, *, block: int = 4 << 20, named: bool = True, **limits: int) -> bytes:
     bounds = DecodeLimits(block_bytes=block, **limits)
     return b"".join(decompressed(shards.opened(data), bounds, compressed_name=named))
-
-
-def fault_of(call: Callable[[], Any]) -> str:
-    with pytest.raises(BadShard) as caught:
-        call()
-    assert type(caught.value.reason) is str
-    assert caught.value.detail
-    return caught.value.reason
-
-
-def in_blocks(data: bytes, size: int) -> list[bytes]:
-    return [data[at : at + size] for at in range(0, len(data), size)]
-
-
-# Streams
 
 
 @pytest.mark.parametrize(
@@ -289,7 +272,7 @@ def test_fault_13_dense_data_below_the_limit_is_read() -> None:
 
 def test_a_warc_zstd_dictionary_is_used() -> None:
     """The dictionary in the first skippable frame of a .warc.zst, compressed or not, decodes the frames after it."""
-    samples = [
+    samples: list[bytes | bytearray | memoryview] = [
         b"WARC/1.0\r\nWARC-Type: response\r\nWARC-Date: 2026-11-%02d\r\n\r\n%d" % (i % 30, i) for i in range(900)
     ]
     dictionary = zstandard.train_dictionary(2000, samples)
@@ -312,227 +295,6 @@ def test_the_offset_says_how_far_a_shard_was_good() -> None:
     with pytest.raises(BadShard) as caught:
         decode(bytes(raw[:1000]))
     assert caught.value.offset == 1000
-
-
-# Lines
-
-
-def oracle(data: bytes, longest: int = 1 << 30) -> tuple[list[tuple[int, bytes]], list[tuple[int, int]]]:
-    """Lines and over-long lines with their positions, in plain Python."""
-    found, long, at = [], [], 0
-    for i, line in enumerate(data.split(b"\n")):
-        bom = 3 if i == 0 and line.startswith(b"\xef\xbb\xbf") else 0
-        body = line[bom:]
-        if len(body) > longest and body.strip(b" \t\r"):
-            long.append((at + bom, len(body)))
-        elif body.strip(b" \t\r"):
-            found.append((at + bom, body))
-        at += len(line) + 1
-    return found, long
-
-
-def listed(run: Lines) -> Iterator[tuple[int, bytes]]:
-    """The lines of a run, after checking what `Lines` promises."""
-    buffer = run.data.tobytes()
-    assert run.position.dtype == run.starts.dtype == run.ends.dtype == np.int64
-    assert (run.starts[1:] == run.ends[:-1] + 1).all()
-    assert all(buffer[end : end + 1] == b"\n" for end in run.ends.tolist())
-    for at, start, end in zip(run.position.tolist(), run.starts.tolist(), run.ends.tolist(), strict=True):
-        yield at, buffer[start:end]
-
-
-def all_lines(blocks: Iterable[bytes], **options: int) -> tuple[list[tuple[int, bytes]], list[BadRecord]]:
-    limits = DecodeLimits(max_record_bytes=options.pop("longest", 1 << 30))
-    found, bad = [], []
-    for run, problems in lines(blocks, limits, **options):
-        found += listed(run)
-        bad += problems
-    return found, bad
-
-
-texts = st.lists(
-    st.sampled_from(
-        [
-            b"\n",
-            b"\n\n",
-            b"\r\n",
-            b"a",
-            b"bcd",
-            b" ",
-            b"\t",
-            b"\xef\xbb\xbf",
-            "\u2028".encode(),
-            b"\0",
-            b"0123456789" * 3,
-        ]
-    ),
-    max_size=40,
-).map(b"".join)
-
-
-@given(texts, st.integers(1, 50), st.sampled_from([3, 10, 29, 1000]))
-@settings(max_examples=400, deadline=None)
-def test_lines_agree_with_plain_python(data: bytes, block: int, longest: int) -> None:
-    """Whatever the blocks: the lines, their positions, and those too long are what a plain loop finds."""
-    found, bad = all_lines(in_blocks(data, block), longest=longest)
-    expected, long = oracle(data, longest)
-    assert found == expected
-    kept = [(each.position, each.length) for each in bad]
-    assert kept == long
-    assert all(data.startswith(each.head[:1], each.position) for each in bad)
-
-
-@given(texts, st.lists(st.integers(0, 200), max_size=5), st.integers(1, 50))
-@settings(max_examples=300, deadline=None)
-def test_slices_share_the_lines_among_them(data: bytes, cuts: list[int], block: int) -> None:
-    """Byte ranges that cover a shard give every line to exactly one slice, wherever the cuts fall."""
-    places = sorted({0, len(data), *(min(cut, len(data)) for cut in cuts)})
-    found = []
-    for start, end in itertools.pairwise(places):
-        before = max(0, start - 1)
-        part, _ = all_lines(in_blocks(data[before:], block), start=start, end=end)
-        assert all(start <= at < end or at == 3 for at, _ in part)
-        found += part
-    assert found == oracle(data)[0]
-
-
-def test_a_slice_reads_no_further_than_its_last_line() -> None:
-    """A slice stops asking for blocks once its last line has ended."""
-
-    def blocks() -> Iterator[bytes]:
-        yield b"aaa\nbbb\nc"
-        yield b"cc\nddd\n"
-        raise AssertionError("read too far")
-
-    assert all_lines(blocks(), start=0, end=9)[0] == [(0, b"aaa"), (4, b"bbb"), (8, b"ccc")]
-
-
-def test_fault_18_bom_crlf_blank_and_unicode_line_ends() -> None:
-    """A BOM at offset 0 is stripped, CR stays with its line, blanks are skipped, U+2028 and NEL end nothing."""
-    data = '\ufeff{"a": 1}\r\n\n \t\r\n{"b": "\u2028\x85"}\n\ufeff{"c": 2}'.encode()
-    found, bad = all_lines([data])
-    assert found == [(3, b'{"a": 1}\r'), (18, '{"b": "\u2028\x85"}'.encode()), (33, '\ufeff{"c": 2}'.encode())]
-    assert not bad
-
-
-def test_fault_14_a_long_line_is_streamed_past() -> None:
-    """A 400 MB line between good ones becomes one bad record, in memory bounded by the longest record allowed."""
-    limits = DecodeLimits(max_record_bytes=8 << 20, block_bytes=1 << 20)
-    size = 400 << 20
-    file: Any = shards.Endless(b"x", size, b'"\n{"text": "after"}\n')
-    tracemalloc.start()
-    try:
-        blocks = itertools.chain([b'{"text": "before"}\n'], decompressed(file, limits, compressed_name=False))
-        found, bad = [], []
-        for run, problems in lines(blocks, limits):
-            found += listed(run)
-            bad += problems
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert [line for _, line in found] == [b'{"text": "before"}', b'{"text": "after"}']
-    assert bad == [BadRecord(19, RecordFault.TOO_LONG.value, size + 1, b"x" * 1024)]
-    assert found[1][0] == 19 + size + 2
-    assert peak < 40 << 20
-
-
-def test_pick_leaves_lines_adjacent() -> None:
-    """Chosen lines come in a buffer of their own, again one after the other, with the positions they had."""
-    ((run, _),) = lines([b"a\nbb\n\nccc\ndddd\neeeee\n"], LIMITS)
-    keep = np.array([True, False, True, True, False])
-    assert list(listed(pick(run, keep))) == [(0, b"a"), (6, b"ccc"), (10, b"dddd")]
-    assert list(listed(pick(run, ~keep))) == [(2, b"bb"), (15, b"eeeee")]
-    assert not list(listed(pick(run, np.zeros(5, bool))))
-
-
-# WARC
-
-
-def records(data: bytes, block: int = 1000, **limits: int) -> list[WarcRecord | BadRecord]:
-    return list(warc_records(in_blocks(data, block), DecodeLimits(**limits)))
-
-
-payloads = st.lists(st.sampled_from([b"", b"x", b"\r\n", b"\r\n\r\n", b"WARC/1.0\r\n", b"text " * 20]), max_size=5).map(
-    b"".join
-)
-
-
-@given(st.lists(payloads, min_size=1, max_size=6), st.integers(1, 300))
-@settings(max_examples=200, deadline=None)
-def test_warc_records_come_out_whole(blocks: list[bytes], size: int) -> None:
-    """Any payloads, line ends and version lines inside included, are found whole and in place, whatever the blocks."""
-    parts = [shards.warc_record("resource", f"<{i}>", block) for i, block in enumerate(blocks)]
-    found = records(b"".join(parts), size)
-    assert [r.payload for r in found if isinstance(r, WarcRecord)] == blocks
-    assert [r.position for r in found] == [0, *itertools.accumulate(map(len, parts))][:-1]
-    assert all(isinstance(r, WarcRecord) and r.headers["warc-record-id"] == f"<{i}>" for i, r in enumerate(found))
-
-
-@pytest.mark.parametrize("change", [-3, -1, 1, 2, 3, 4, 5, 50, 180, 10_000])
-def test_fault_26_a_wrong_content_length_is_a_bad_shard(change: int) -> None:
-    """From the first record whose length is wrong, nothing can be told apart: a bad shard, and the place is named."""
-    good = shards.wet_record("<a>", "first")
-    wrong = shards.wet_record("<b>", "second text", content_length=str(11 + change))
-    with pytest.raises(BadShard, match=f"byte {len(good)}") as caught:
-        records(good + wrong + shards.wet_record("<c>", "third"))
-    assert caught.value.reason in {ShardFault.FRAMING, ShardFault.TRUNCATED}
-
-
-@pytest.mark.parametrize("length", ["x", "-1", "+5", "5 5", "٥", "9" * 30])
-def test_fault_26_a_content_length_that_is_no_number(length: str) -> None:
-    """A Content-Length that is missing or no plain number loses the framing."""
-    data = shards.wet_record("<a>", "first", content_length=length)
-    assert fault_of(lambda: records(data)) == ShardFault.FRAMING
-    assert fault_of(lambda: records(shards.wet_record("<a>", "first", content_length=""))) == ShardFault.FRAMING
-
-
-@pytest.mark.parametrize("junk", [b"junk\r\n\r\n", b"WARC/x\r\n\r\n", b"<html>" * 50, b"\0" * 99])
-def test_bytes_between_records_are_a_bad_shard(junk: bytes) -> None:
-    """What stands where a version line must stand is not guessed at."""
-    record = shards.wet_record("<a>", "first")
-    assert fault_of(lambda: records(record + junk + record)) == ShardFault.FRAMING
-    assert fault_of(lambda: records(junk + record)) == ShardFault.FRAMING
-
-
-def test_endless_headers_are_a_bad_shard() -> None:
-    """Headers without an end are given up at 1 MiB."""
-    assert fault_of(lambda: records(b"WARC/1.0\r\n" + b"a: b\r\n" * 300_000, 1 << 16)) == ShardFault.FRAMING
-
-
-def test_a_plain_warc_cut_inside_a_record_is_seen() -> None:
-    """Cut anywhere but at a record's end, an uncompressed WARC is a bad shard."""
-    parts = [shards.wet_record("<a>", "first"), shards.wet_record("<b>", "second")]
-    data = b"".join(parts)
-    for size in range(1, len(data)):
-        if size == len(parts[0]):
-            assert len(records(data[:size])) == 1
-        else:
-            assert fault_of(lambda size=size: records(data[:size])) in {ShardFault.TRUNCATED, ShardFault.FRAMING}
-
-
-def test_more_line_ends_between_records_are_fine() -> None:
-    """Further line ends after a record are passed over, and positions stay right."""
-    record = shards.wet_record("<a>", "first")
-    assert [r.position for r in records(record + b"\r\n\n" + record + b"\r\n", 7)] == [0, len(record) + 3]
-
-
-def test_long_warc_records_are_streamed_past() -> None:
-    """A record over the limit becomes a bad record, its frame is still checked, and the next is read."""
-    long, after = shards.wet_record("<long>", "x" * 5000), shards.wet_record("<after>", "text")
-    found = records(long + after, 100, max_record_bytes=1000)
-    assert isinstance(found[0], BadRecord)
-    assert found[0][:3] == (0, RecordFault.TOO_LONG.value, len(long) - 4)
-    assert found[0].head == long[:1024]
-    assert isinstance(found[1], WarcRecord) and found[1].position == len(long)
-    wrong = shards.wet_record("<long>", "x" * 5000, content_length="4999")
-    assert fault_of(lambda: records(wrong + after, 100, max_record_bytes=1000)) == ShardFault.FRAMING
-
-
-def test_only_wanted_kinds_are_held() -> None:
-    """Other kinds of record are passed over, however long they are."""
-    data = shards.warc_record("resource", None, b"x" * 5000) + shards.wet_record("<a>", "text")
-    (record,) = warc_records([data], DecodeLimits(max_record_bytes=1000), kinds=["conversion"])
-    assert isinstance(record, WarcRecord) and record.payload == b"text"
 
 
 def test_a_long_compressed_shard_stays_small_in_memory() -> None:

@@ -146,12 +146,18 @@ def test_encodings_one_upon_the_other() -> None:
     assert plain(gzip.compress(zlib.compress(TEXT.encode())), content_encoding="deflate, gzip") == TEXT
 
 
+def packed(encoding: str, body: bytes) -> bytes:
+    """A body in one content encoding."""
+    if encoding == "br":
+        return bytes(pytest.importorskip("brotli").compress(body))
+    return gzip.compress(body) if encoding == "gzip" else zlib.compress(body)
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br"])
 def test_cut_encodings(encoding: str) -> None:
     """A body that ends too early is undecodable, and used as far as it goes where the crawler cut it."""
     text = "".join(f"{i} words of a page, " for i in range(500))
-    pack = {"gzip": gzip.compress, "deflate": zlib.compress}.get(encoding) or pytest.importorskip("brotli").compress
-    body = pack(text.encode())[:-40]
+    body = packed(encoding, text.encode())[:-40]
     assert plain(body, content_encoding=encoding) is RecordFault.UNDECODABLE
     found = plain(body, content_encoding=encoding, cut=True)
     assert isinstance(found, str) and len(found) > 100 and text.startswith(found)
@@ -171,8 +177,7 @@ def test_encodings_that_are_not_read(encoding: str) -> None:
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br"])
 def test_fault_13_a_bomb_in_a_page(encoding: str) -> None:
     """A body that grows past the record limit is too long, and is given up soon after."""
-    pack = {"gzip": gzip.compress, "deflate": zlib.compress}.get(encoding) or pytest.importorskip("brotli").compress
-    body = pack(b"\0" * (20 << 20))
+    body = packed(encoding, b"\0" * (20 << 20))
     response = Response(200, {"content-encoding": encoding}, body)
     assert decode_body(response, cut=False, max_bytes=1 << 20) is RecordFault.TOO_LONG
 
@@ -296,13 +301,13 @@ def test_errors_of_the_extractor_give_empty_text(monkeypatch: pytest.MonkeyPatch
     def fail(*_: object, **__: object) -> str:
         raise RecursionError
 
-    monkeypatch.setattr(extract.trafilatura, "extract", fail)
+    monkeypatch.setattr(trafilatura, "extract", fail)
     assert html_text("<p>text</p>") == ""
 
 
 def test_text_can_always_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """Surrogates, which UTF-8 cannot hold, become U+FFFD."""
-    monkeypatch.setattr(extract.trafilatura, "extract", lambda *_, **__: "a\ud800b")
+    monkeypatch.setattr(trafilatura, "extract", lambda *_, **__: "a\ud800b")
     assert html_text("<p>text</p>") == "a\ufffdb"
     assert "\ud800" not in html_text("<html><body><p>bad &#xD800; reference in a longer text</p></body></html>")
 
