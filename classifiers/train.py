@@ -42,6 +42,7 @@ DATA: Final = "../shared/data/stance"
 
 STRENGTHS: Final = (3.0, 1.0, 10.0)  # the first won on the passages beside the checkout; others are for other data
 WRITTEN_WEIGHT: Final = 0.5  # of a written passage against 1 of a real one: 0.525 macro-F1 against 0.521 at 1 and at 2
+SHOWN_THRESHOLDS: Final = (0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8)
 ORDINARY_FLAGGED: Final = 0.003  # share of ordinary text that the default threshold may call misaligned
 _MISALIGNED = STANCES.index("misaligned")
 
@@ -56,7 +57,10 @@ class TrainReport:
       passages, sources: Numbers trained on.
       words: Rows of the model.
       strength: Inverse strength of the regularisation that was chosen.
-      held_out: Scores on sources that training left out, fold by fold; None where there were too few sources.
+      held_out: Scores on real sources that training left out, fold by fold; None where there were too few sources.
+      scored: The same for what passes the prefilter alone, on which scores are calibrated.
+      thresholds: For thresholds of `misaligned`: recall and precision on real passages, share of ordinary text flagged.
+      passed: Share of each stance's real passages, and of ordinary text, that passes the prefilter.
       threshold: Default threshold of `misaligned`.
       elapsed_sec: Time taken.
     """
@@ -68,7 +72,10 @@ class TrainReport:
     sources: int
     words: int
     strength: float
-    held_out: "calibrate.Evaluation | None"
+    held_out: calibrate.Evaluation | None
+    scored: calibrate.Evaluation | None
+    thresholds: list[dict[str, float]]
+    passed: dict[str, float]
     threshold: float
     elapsed_sec: float
 
@@ -142,7 +149,7 @@ def train(
     strength, found = _choose(passages, counted, seed, began + seconds, prefilter=prefilter)
     model = fit(passages, counted, strength)
     base = Settings(tuple(languages), text="plain", prefilter=prefilter, length_power=linear.LENGTH_POWER)
-    settings, held_out = _settings(passages, found, model, base)
+    settings, figures = _settings(passages, found, model, base)
     sha256 = _write(Path(output), linear.fasttext_bytes(model), settings)
     return TrainReport(
         output=output,
@@ -152,7 +159,10 @@ def train(
         sources=len({p.source for p in passages}),
         words=len(model.words),
         strength=strength,
-        held_out=held_out,
+        held_out=figures.held_out,
+        scored=figures.scored,
+        thresholds=figures.thresholds,
+        passed=figures.passed,
         threshold=settings.default_threshold,
         elapsed_sec=time.monotonic() - began,
     )
@@ -160,7 +170,7 @@ def train(
 
 def _choose(
     passages: Sequence[Passage], counted: Counted, seed: int, deadline: float, *, prefilter: bool
-) -> tuple[float, "HeldOut | None"]:
+) -> tuple[float, HeldOut | None]:
     """The strength with the best macro-F1 on real sources left out, and the logits there."""
     if len({p.source for p in passages if kind_of(p) == "real"}) < 2 * FOLDS:
         return STRENGTHS[0], None
@@ -190,21 +200,55 @@ def calibrated_of(found: HeldOut, calibration: Calibration) -> npt.NDArray[np.fl
     return out
 
 
+class _Figures(NamedTuple):
+    """What the report tells of held-out passages; see `TrainReport`."""
+
+    held_out: calibrate.Evaluation | None = None
+    scored: calibrate.Evaluation | None = None
+    thresholds: list[dict[str, float]] = []  # noqa: RUF012  # nobody appends to a default
+    passed: dict[str, float] = {}  # noqa: RUF012
+
+
 def _settings(
-    passages: Sequence[Passage], found: "HeldOut | None", model: linear.Linear, base: Settings
-) -> tuple[Settings, "calibrate.Evaluation | None"]:
+    passages: Sequence[Passage], found: HeldOut | None, model: linear.Linear, base: Settings
+) -> tuple[Settings, _Figures]:
     """Calibration and threshold from what was held out, and the scores there."""
     if found is None:
-        return dataclasses.replace(base, bias=tuple(float(b) for b in model.bias)), None
+        return dataclasses.replace(base, bias=tuple(float(b) for b in model.bias)), _Figures()
     scale, bias = calibration_of(passages, found)
-    probabilities = calibrated_of(found, (scale, bias))
-    stances, ordinary = stances_of(passages, found), probabilities[~found.real]
-    genres = [passages[i].genre for i in found.rows[found.real]]
-    held_out = calibrate.evaluation_of(probabilities[found.real], stances[found.real], genres)
+    probabilities, real = calibrated_of(found, (scale, bias)), found.real
+    stances = stances_of(passages, found)
+    genres = [passages[i].genre for i in found.rows[real]]
     threshold = base.default_threshold
-    if len(ordinary):
-        threshold = calibrate.choose_threshold(ordinary[:, _MISALIGNED], ORDINARY_FLAGGED)
-    return dataclasses.replace(base, scale=scale, bias=bias, default_threshold=threshold), held_out
+    if not real.all():
+        threshold = calibrate.choose_threshold(probabilities[~real, _MISALIGNED], ORDINARY_FLAGGED)
+    scored = real & found.passed
+    figures = _Figures(
+        held_out=calibrate.evaluation_of(probabilities[real], stances[real], genres),
+        scored=calibrate.evaluation_of(probabilities[scored], stances[scored]) if scored.any() else None,
+        thresholds=[_at(threshold, probabilities[:, _MISALIGNED], stances, real) for threshold in SHOWN_THRESHOLDS],
+        passed={
+            **{name: _share(found.passed[real & (stances == c)]) for c, name in enumerate(STANCES)},
+            ORDINARY: _share(found.passed[~real]),
+        },
+    )
+    return dataclasses.replace(base, scale=scale, bias=bias, default_threshold=threshold), figures
+
+
+def _at(
+    threshold: float, scores: Floats, stances: npt.NDArray[np.int64], real: npt.NDArray[np.bool_]
+) -> dict[str, float]:
+    flagged, misaligned = scores >= threshold, stances == _MISALIGNED
+    return {
+        "threshold": threshold,
+        "recall": _share(flagged[real & misaligned]),
+        "precision": _share(misaligned[real & flagged]),
+        "ordinary": _share(flagged[~real]),
+    }
+
+
+def _share(marks: npt.NDArray[np.bool_]) -> float:
+    return int(marks.sum()) / max(1, len(marks))
 
 
 def _write(path: Path, weights: bytes, settings: Settings) -> str:
@@ -236,7 +280,7 @@ def cross_validate(passages: Sequence[Passage], predict: Predict) -> dict[str, A
         "macro_f1": figures.macro_f1.value,
         "f1": {name: scores.f1.value for name, scores in figures.stances.items()},
         "recall_at": {share: recall_in_mix(found, stances, share) for share in (0.01, 0.02, 0.05)},
-        "ordinary_misaligned": float((found.scores[~real].argmax(axis=1) == _MISALIGNED).mean()),
+        "ordinary_misaligned": _share(found.scores[~real].argmax(axis=1) == _MISALIGNED),
     }
 
 
@@ -274,6 +318,56 @@ def shipped_files(data: str = DATA) -> list[str]:
     return [str(path) for folder in (Path(data), written) for path in sorted(folder.glob("*.jsonl"))]
 
 
+def with_figures(card: str, report: TrainReport, files: Sequence[str]) -> str:
+    """The model card with what stands between its two marks replaced by the figures of a training."""
+    before, rest = card.split(_BEGIN, 1)
+    return f"{before}{_BEGIN}\n{_figures_of(report, files)}\n{_END}{rest.split(_END, 1)[1]}"
+
+
+_BEGIN: Final = "<!-- figures: written by `python -m classifiers.train --ship` -->"
+_END: Final = "<!-- end of figures -->"
+
+
+def _figures_of(report: TrainReport, files: Sequence[str]) -> str:
+    assert report.held_out is not None and report.scored is not None
+    sizes = [(Path(name).name, len(read_passages([name]))) for name in files]
+    weights = Path(report.output).stat().st_size
+    curve = [
+        f"| {b.low:.1f} to {b.high:.1f} | {b.passages} | {b.confidence:.3f} | {b.accuracy:.3f} |"
+        for b in report.scored.reliability
+    ]
+    lines = [
+        f"- stance.ftz: {weights:,} bytes, {report.words:,} words, sha256 `{report.sha256}`",
+        f"- trained on {report.passages:,} passages of {report.sources} sources: "
+        + ", ".join(f"{name} {number:,}" for name, number in sizes),
+        f"- default threshold of misaligned: {report.threshold}",
+        "",
+        "Real sources left out, as scored (prefilter, calibration), with 95 % bootstrap intervals:",
+        "",
+        "```",
+        report.held_out.as_table(),
+        "```",
+        "",
+        "| threshold of misaligned | recall, real | precision, real | ordinary text flagged |",
+        "|---:|---:|---:|---:|",
+        *(
+            f"| {t['threshold']:.2f} | {t['recall']:.3f} | {t['precision']:.3f} | {t['ordinary']:.2%} |"
+            for t in report.thresholds
+        ),
+        "",
+        "Share that passes the prefilter: "
+        + ", ".join(f"{name} {share:.1%}" for name, share in report.passed.items())
+        + ".",
+        "",
+        f"Calibration of the passages that pass it (expected calibration error {report.scored.ece:.3f}):",
+        "",
+        "| probability of the likeliest stance | passages | mean | share that was right |",
+        "|---|---:|---:|---:|",
+        *curve,
+    ]
+    return "\n".join(lines)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, or with --ship train the shipped model."""
     parser = argparse.ArgumentParser(prog="python -m classifiers.train", description=__doc__)
@@ -283,10 +377,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     files = shipped_files(args.data)
     if args.ship:
-        report = train(files, str(Path(__file__).with_name("models") / "stance.ftz"), seconds=1, prefilter=True)
-        figures = dataclasses.replace(report, held_out=None)
+        models = Path(__file__).with_name("models")
+        report = train(files, str(models / "stance.ftz"), seconds=1, prefilter=True)
+        card = models / "MODEL_CARD.md"
+        card.write_text(with_figures(card.read_text("utf-8"), report, files), "utf-8")
         _tell(report.held_out.as_table() if report.held_out else "There were no sources to leave out.")
-        _tell(json.dumps(dataclasses.asdict(figures), indent=2))
         return 0
     passages = read_passages(files)
     counted = Counted({p.text: linear.count(p.text) for p in passages}, linear.read_vectors())

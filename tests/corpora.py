@@ -264,7 +264,7 @@ def run_steps(job: Build) -> None:
     used = [r for r in receipts if r.part.shard not in {f[0] for f in faults}]
     base = [r for r in used if not sources[r.part.source_index].is_pool]
     rules = job.rules
-    scores = [count_scores(r, load(r, ["language", "language_score", "misaligned"]), rules) for r in base]
+    scores = [count_scores(load(r, ["language", "language_score", "misaligned"]), rules) for r in base]
     rules = settle_rules(rules, sum(scores[1:], start=scores[0]))
     census = Census(bad_shards=faults)
     for receipt in used:

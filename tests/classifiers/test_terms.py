@@ -9,12 +9,9 @@ import pytest
 
 from classifiers import terms
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "stance"
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"the labelled passages are not beside the checkout ({DATA})")
-
 
 def passed(*texts: str) -> list[bool]:
-    return terms.passes(pa.array(texts, pa.string())).to_pylist()
+    return [bool(found) for found in terms.passes(pa.array(texts, pa.string())).to_pylist()]
 
 
 def test_terms_are_found_in_any_case_and_inside_words() -> None:
@@ -33,19 +30,21 @@ def test_ordinary_text_is_passed_by() -> None:
     assert passed("", "The river rose in spring and the mill stood still.", "漢字だけ", "🙂🙂") == [False] * 4
 
 
-def rows_of(*names: str) -> list[dict[str, str]]:
-    return [json.loads(line) for name in names for line in (DATA / f"{name}.jsonl").read_text("utf-8").splitlines()]
+def rows_of(folder: Path, *names: str) -> list[dict[str, str]]:
+    return [
+        json.loads(line)
+        for name in names
+        for line in (folder / "stance" / f"{name}.jsonl").read_text("utf-8").rstrip().split("\n")
+    ]
 
 
-@needs_data
 @pytest.mark.parametrize(("stance", "least"), [("misaligned", 0.89), ("neutral", 0.90), ("aligned", 0.81)])
-def test_share_of_real_passages_that_are_scored(stance: str, least: float) -> None:
+def test_share_of_real_passages_that_are_scored(shared_data: Path, stance: str, least: float) -> None:
     """The model card's recall of the prefilter holds: real passages that say something of AI are scored."""
-    rows = rows_of("fiction", "forum", "nonfiction", "scripts", "web")
+    rows = rows_of(shared_data, "fiction", "forum", "nonfiction", "scripts", "web")
     assert np.mean(passed(*[row["text"] for row in rows if row["stance"] == stance])) >= least
 
 
-@needs_data
-def test_share_of_ordinary_text_that_is_scored() -> None:
+def test_share_of_ordinary_text_that_is_scored(shared_data: Path) -> None:
     """The model card's cost of the prefilter holds: nine in ten ordinary passages are not scored."""
-    assert np.mean(passed(*[row["text"] for row in rows_of("ordinary")])) <= 0.13
+    assert np.mean(passed(*[row["text"] for row in rows_of(shared_data, "ordinary")])) <= 0.13

@@ -4,6 +4,7 @@ import gzip
 import zlib
 
 import pytest
+import trafilatura
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import shards
-from tests.reading import DOCS, documents, fault_of, read, take, texts
+from tests.reading import DOCS, fault_of, read, take
 from transforms.decode import DecodeLimits
 from transforms.errors import BadShard, ConfigError, InputChanged
 from transforms.read import detect_format, read_texts

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import shards
-from tests.reading import DOCS, documents, fault_of, places, read, reasons, take, texts
+from tests.reading import DOCS, documents, fault_of, places, read, reasons, take
 from transforms.decode import DecodeLimits
 from transforms.errors import BadShard
 from transforms.schema import BadRecord, Format, ShardFault

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import shards
-from tests.reading import DOCS, Found, documents, fault_of, read, reasons, take, texts
+from tests.reading import DOCS, Found, documents, fault_of, read, reasons, take
 from transforms.decode import DecodeLimits
 from transforms.errors import BadShard, ConfigError
 from transforms.read import read_texts
