@@ -8,7 +8,8 @@ import numpy as np
 
 from beam_pipeline.pipeline import Build
 from classifiers.stance import Reason
-from transforms.annotate import Annotators, annotation_url, load_stance, read_annotation
+from transforms.annotate import Annotators, load_stance
+from transforms.annotation import annotation_url, read_annotation
 from transforms.errors import ConfigError
 from transforms.find import cut_shard, list_all
 from transforms.read import Rows, read_records

@@ -4,7 +4,8 @@ from typing import Literal, NamedTuple
 
 import apache_beam as beam
 
-from transforms.annotate import AnnotateSlices, Annotators, Receipt
+from transforms.annotate import AnnotateSlices, Annotators
+from transforms.annotation import Receipt
 from transforms.census import Limits, Rules, TakeCensus
 from transforms.commit import CommitCorpus, CommitInputs, Identity
 from transforms.find import FindShards, Listing

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from classifiers import baselines, calibrate, linear
 from classifiers.labelled import (
     FOLDS,
+    ORDINARY,
     HeldOut,
     Passage,
     Predict,

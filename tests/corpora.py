@@ -21,7 +21,8 @@ from beam_pipeline.config import load_config
 from beam_pipeline.options import beam_options
 from beam_pipeline.pipeline import Build, build
 from tests import shards
-from transforms.annotate import ANNOTATION, Receipt, annotate_slice
+from transforms.annotate import annotate_slice
+from transforms.annotation import ANNOTATION, Receipt
 from transforms.arms import find_candidates, key_of_slice, settle_all, targets_of
 from transforms.census import CENSUS_COLUMNS, Census, check_limits, check_not_empty, count_scores, load, settle_rules
 from transforms.census import take_census as census_of_slice

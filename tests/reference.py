@@ -357,7 +357,7 @@ def from_pool(
     most = arm.get("max_repeats", 4)
     for stratum, share, documents in strata_of(pool, unit):
         due += share * target
-        wanted = max(0, round(due) - got)
+        wanted = max(0, round(due) - got) if share else 0
         ordered = sorted(documents, key=lambda d: (priority(d, seed, "pool"), pool.index(d)))
         amounts = [d.amounts[unit] for d in ordered]
         epochs, rest = divmod(wanted, sum(amounts)) if sum(amounts) else (0, wanted)

@@ -17,7 +17,7 @@ MAX_FUNCTION, MAX_FILE = 60, 450
 
 # Foundations and logic that have their own file; a step's file may hold its PTransform at the bottom.
 PURE = {
-    "errors", "schema", "measure", "storage", "storage_fsspec", "storage_gcs", "decode", "lines", "warc", "extract",
+    "errors", "schema", "measure", "annotation", "quarantine", "provenance", "compose", "storage", "storage_fsspec", "storage_gcs", "decode", "lines", "warc", "extract",
     "record", "read_jsonl", "read_parquet", "read_archive", "read", "select", "arms", "dose", "layout", "sequence",
     "write",
 }  # fmt: skip

@@ -23,6 +23,8 @@ at the end of the file wires it.
     find            FindShards: list, pin versions, slice
     select          exact selection by amount, without sorting the world
     measure         how much text there is, in every unit
+    annotation      the annotation object: its name, its columns, its footer
+    quarantine      a line of the quarantine
     annotate        AnnotateSlices: language, stance and amounts of every document, kept as Parquet
     census          TakeCensus: every number the plan is made from
     arms            what each arm does with a document

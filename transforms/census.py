@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from apache_beam.typehints.decorators import no_annotations
 
-from transforms.annotate import Receipt, read_annotation
+from transforms.annotation import Receipt, read_annotation
 from transforms.errors import ConfigError, InputError
 from transforms.schema import STANCES, UNITS, UNKNOWN, Source
 from transforms.select import BUCKETS, histogram, priorities

@@ -19,7 +19,7 @@ import zstandard
 from apache_beam.typehints.decorators import no_annotations
 
 from transforms import heartbeat, report
-from transforms.annotate import Receipt, quarantine_line
+from transforms.annotation import Receipt
 from transforms.arms import key_of_slice
 from transforms.census import NONE, Amounts, Census, plus
 from transforms.dose import dose_target
@@ -27,6 +27,7 @@ from transforms.errors import Unaccounted
 from transforms.layout import Stream, Terms
 from transforms.mix import FileReceipt, GroupReceipt
 from transforms.plan import ArmPlan, Plan
+from transforms.quarantine import quarantine_line
 from transforms.schema import UNITS, BadRecord, Source
 from transforms.storage import join, store_for
 

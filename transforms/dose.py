@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from transforms.annotate import Receipt, read_annotation
+from transforms.annotation import Receipt, read_annotation
 from transforms.arms import Arm, key_of_slice, share_of
 from transforms.errors import MixShortfall
 from transforms.schema import STANCES, UNITS, Source
@@ -132,8 +132,9 @@ def choose(
 ) -> tuple[Int64s, Int64s, Dose]:
     """Which documents make up the dose: rows of the pool and copy numbers, in no meaningful order, and the dose.
 
-    Each stratum is taken in whole epochs and an exact remainder; what a stratum misses its share by, the next makes
-    up for, so the sum is within half a document of the target.
+    Each stratum is taken in whole epochs and an exact remainder, in the order of its priorities; what a stratum misses
+    its share by, the next makes up for, so the sum is within half a document of the target. A stratum without a share
+    gives nothing.
 
     Raises:
       MixShortfall: A stratum would have to repeat a document more than `max_repeats` times.
@@ -145,7 +146,7 @@ def choose(
     due, got, largest = Fraction(0), 0, 0
     for stratum in strata:
         due += stratum.share * target
-        wanted = max(0, round(due) - got)
+        wanted = max(0, round(due) - got) if stratum.share else 0
         order = stratum.rows[np.lexsort((stratum.rows, priorities(digests[stratum.rows], seed, "pool")))]
         total = int(amount[order].sum())
         epochs, rest = divmod(wanted, total) if total else (0, wanted)

@@ -141,7 +141,9 @@ def _flagged_kept(manifest: Manifest, arm: Mapping[str, Any], source: str, unit:
     return int(there - terms["dropped_misaligned"][unit] - terms["diverted"][unit])
 
 
-def _after(manifest: Manifest, arm: Mapping[str, Any], row: Mapping[str, Any], unit: str, alone: int) -> tuple[int, int]:
+def _after(
+    manifest: Manifest, arm: Mapping[str, Any], row: Mapping[str, Any], unit: str, alone: int
+) -> tuple[int, int]:
     """Least and most of a row's text that an arm kept."""
     there = int(row[unit])
     if not row["kept_language"]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from transforms.annotate import Receipt
+from transforms.annotation import Receipt
 from transforms.arms import Cuts, decide, discourse, key_of_slice
 from transforms.census import NONE, Amounts, Rules, amounts_of, plus, stances, stays
 from transforms.schema import UNITS

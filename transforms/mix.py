@@ -18,7 +18,7 @@ import numpy.typing as npt
 from apache_beam.typehints.decorators import no_annotations
 
 from transforms import heartbeat
-from transforms.annotate import Receipt, is_whole
+from transforms.annotation import Receipt, is_whole
 from transforms.arms import decide, key_of_slice
 from transforms.census import Amounts
 from transforms.compose import Composer, OutputFile, as_lines

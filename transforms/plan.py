@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.typehints.decorators import no_annotations
 
-from transforms.annotate import PARQUET, Receipt, shard_schema
+from transforms.annotation import PARQUET, Receipt, shard_schema
 from transforms.arms import (
     DECISION_COLUMNS,
     Arm,

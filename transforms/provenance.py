@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from transforms.annotate import ANNOTATION, Receipt, read_annotation
+from transforms.annotation import ANNOTATION, Receipt, read_annotation
 from transforms.arms import DECISION_COLUMNS
 from transforms.census import ALL_STANCES, NONE, Amounts, Rules, plus, stances
 from transforms.schema import STANCES, UNITS, Source

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from transforms.annotate import PARQUET
+from transforms.annotation import PARQUET
 from transforms.storage import store_for
 
 ZSTD_LEVEL: Final = 3

@@ -15,7 +15,7 @@ Seconds = Mapping[str, Sequence[float]]
 
 
 def in_turns(actions: Mapping[str, Callable[[], object]], rounds: int) -> Seconds:
-    """CPU seconds of each action in each round, all threads of this process together; one round before goes uncounted."""
+    """CPU seconds of each action in each round, all threads of this process; one round before goes uncounted."""
     taken: dict[str, list[float]] = {name: [] for name in actions}
     for number in range(rounds + 1):
         for name, action in actions.items():
@@ -80,7 +80,9 @@ def run(command: Sequence[str | Path], log: Path, *, env: Mapping[str, str] | No
     """
     started = time.perf_counter()
     with log.open("wb") as out:
-        child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}, cwd=cwd)
+        child = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}, cwd=cwd
+        )
         watch = _Watch(child.pid)
         watch.start()
         _, status, usage = os.wait4(child.pid, 0)

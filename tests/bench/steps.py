@@ -1,6 +1,7 @@
 """A build's receipts, census, plan and groups, made with the steps' own functions and without Beam."""
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -10,7 +11,8 @@ from beam_pipeline import preflight
 from beam_pipeline.config import load_config
 from beam_pipeline.pipeline import Build
 from tests.bench.corpus import SAMPLE
-from transforms.annotate import Receipt, annotate_slice
+from transforms.annotate import annotate_slice
+from transforms.annotation import Receipt
 from transforms.arms import DECISION_COLUMNS, find_candidates, key_of_slice, settle_all, targets_of
 from transforms.census import CENSUS_COLUMNS, Census, Rules, count_scores, load, settle_rules, take_census
 from transforms.find import cut_shard, list_all
@@ -73,7 +75,7 @@ def annotate(job: Build, parts: Sequence[Slice], work: str) -> list[Receipt]:
 def count(job: Build, receipts: Sequence[Receipt]) -> tuple[Rules, Census]:
     """The settled rules and the census."""
     base = [r for r in receipts if not job.sources[r.part.source_index].is_pool]
-    scores = [count_scores(r, load(r, ["language", "language_score", "misaligned"]), job.rules) for r in base]
+    scores = [count_scores(load(r, ["language", "language_score", "misaligned"]), job.rules) for r in base]
     rules, census = settle_rules(job.rules, sum(scores[1:], start=scores[0])), Census()
     for receipt in receipts:
         census = census + take_census(
@@ -88,8 +90,10 @@ def plan(job: Build, receipts: Sequence[Receipt], rules: Rules, census: Census) 
     unit, seed, size = job.recipe.unit, job.recipe.seed, job.recipe.target_file_size
     base = [r for r in receipts if not job.sources[r.part.source_index].is_pool]
     targets = [targets_of(arm, census, unit) for arm in job.recipe.arms]
-    read: Callable[[Receipt], Any] = lambda r: load(r, list(DECISION_COLUMNS))
-    found = [c for r in base for c in find_candidates(read(r), key_of_slice(r.part), targets, rules, unit=unit, seed=seed)]
+    read = functools.partial(load, columns=list(DECISION_COLUMNS))
+    found = [
+        c for r in base for c in find_candidates(read(r), key_of_slice(r.part), targets, rules, unit=unit, seed=seed)
+    ]
     cuts = settle_all(targets, found)
     inventories = [take_inventory(r, read(r), cuts, rules, unit=unit, seed=seed, target=size) for r in base]
     pool = [r for r in receipts if job.sources[r.part.source_index].is_pool]

@@ -1,0 +1,317 @@
+"""Every stage alone on one core, what limits it, and fastText's own predict, in MB of text a CPU second."""
+
+import io
+import itertools
+import shutil
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.json
+import zstandard
+from isal import igzip
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from classifiers import kernel
+from classifiers.fasttext_model import FastTextModel, offsets_of
+from classifiers.model import find_language_model
+from tests import shards
+from tests.bench import steps
+from tests.bench.clock import Seconds, in_turns, median_ratio
+from tests.bench.corpus import CACHE, Corpus, megabytes, text_bytes, texts
+from tests.bench.table import Row
+from transforms.annotate import Annotators, annotate_batch, annotate_slice, load_language, load_stance
+from transforms.decode import DecodeLimits, decompressed
+from transforms.lines import lines
+from transforms.measure import amounts
+from transforms.mix import Settings, mix_group
+from transforms.read import read_texts
+from transforms.schema import Format, Slice
+from transforms.storage import store_for
+from transforms.write import LinesOutput
+
+LIMITS: Final = DecodeLimits()
+SOURCE: Final = shards.source()
+_TOKENS: Final = 32_000  # size of the vocabulary
+_PREDICT_BYTES: Final = 4_000_000  # of text for fastText's own predict, which takes over a second for it
+
+Action = Callable[[], object]
+
+
+def _drain(items: Iterator[Any]) -> None:
+    for _ in items:
+        pass
+
+
+def slice_of(path: Path, shard_format: str) -> Slice:
+    """A shard as one slice, pinned as a build pins it."""
+    info = store_for(str(path)).stat(str(path))
+    assert info is not None
+    return shards.whole(path, Format(shard_format), info.size)._replace(version=info.version)
+
+
+def _read(paths: Sequence[Path], shard_format: str) -> Iterator[pa.RecordBatch]:
+    for path in paths:
+        with path.open("rb") as file:
+            yield from (batch for batch, _ in read_texts(file, slice_of(path, shard_format), SOURCE, LIMITS))
+
+
+def _decompress(paths: Sequence[Path]) -> None:
+    for path in paths:
+        with path.open("rb") as file:
+            _drain(decompressed(file, LIMITS, compressed_name=True))
+
+
+def _annotate(paths: Sequence[Path], shard_format: str, annotators: Annotators) -> None:
+    with tempfile.TemporaryDirectory() as work:
+        for path in paths:
+            annotate_slice(slice_of(path, shard_format), SOURCE, annotators, work)
+
+
+def limit_orjson(paths: Sequence[Path]) -> None:
+    """Decompress, parse every line, compress: a loop around C libraries and nothing else."""
+    for path in paths:
+        data = zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes())
+        for line in data.splitlines():
+            orjson.loads(line)
+        zstandard.ZstdCompressor(level=3).compress(data)
+
+
+def limit_pyarrow(paths: Sequence[Path]) -> None:
+    """The same with Arrow's parser."""
+    for path in paths:
+        data = zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes())
+        pyarrow.json.read_json(
+            io.BytesIO(data), read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=16 << 20)
+        )
+        zstandard.ZstdCompressor(level=3).compress(data)
+
+
+def tokenizer(corpus: Corpus) -> str:
+    """A byte-pair tokenizer trained on 4 MB of the corpus; kept in the cache."""
+    path = CACHE / f"{corpus.name}-tokenizer.json"
+    if not path.exists():
+        trained = Tokenizer(models.BPE())
+        trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=_TOKENS, initial_alphabet=alphabet, show_progress=False)
+        trained.train_from_iterator(_some(texts(corpus.shards("jsonl.zst")[-1:]), _PREDICT_BYTES), trainer)
+        trained.save(str(path))
+    return str(path)
+
+
+def _some(array: pa.LargeStringArray, size: int) -> list[str]:
+    """The first texts, `size` characters of them."""
+    total = itertools.accumulate(map(len, array.to_pylist()))
+    count = sum(1 for _ in itertools.takewhile(lambda done: done < size, total))
+    return list(array[: max(1, count)].to_pylist())
+
+
+class Bench:
+    """The stages of one corpus over its first `number` shards."""
+
+    def __init__(self, corpus: Corpus, number: int) -> None:
+        self.corpus, self.number = corpus, number
+        self.zst = corpus.shards("jsonl.zst")[:number]
+        self.mb = megabytes(self.zst)
+        self.batches = list(_read(self.zst, "jsonl"))
+        self.blocks = [bytes(b) for p in self.zst for b in decompressed(p.open("rb"), LIMITS, compressed_name=True)]
+        self.folder = Path(tempfile.mkdtemp(prefix="counterpoise-bench-"))
+        # The shards stand in a folder of their own, so that the build sees these and no others.
+        for path in self.zst:
+            (self.folder / path.name).symlink_to(path)
+        self.web = f"{self.folder}/*.jsonl.zst"
+        self.prepared = steps.prepare(steps.config(self.web, self.folder / "out3", steps.THREE_ARMS))
+        self.one = steps.prepare(steps.config(self.web, self.folder / "out1", steps.ONE_ARM))
+        self.annotators = self.prepared.job.annotators
+        language, stance = (
+            load_language(self.annotators.language_model, self.annotators.language_chars),
+            load_stance(self.annotators.stance_model),
+        )
+        self.known = []
+        for batch in self.batches:
+            labels, _ = language.identify(batch.column("text"))
+            mine = (
+                np.isin(np.array(labels.to_pylist()), stance.languages)
+                if stance.languages
+                else np.ones(len(batch), bool)
+            )
+            self.known.append(pa.array(np.flatnonzero(mine)))
+        self.known_mb = (
+            sum(b.column("text").take(k).nbytes - 8 * len(k) for b, k in zip(self.batches, self.known, strict=True))
+            / 1e6
+        )
+
+    def close(self) -> None:
+        """Delete what was written."""
+        shutil.rmtree(self.folder)
+
+    def texts(self) -> Iterator[pa.LargeStringArray]:
+        """The text column of each batch."""
+        return (batch.column("text") for batch in self.batches)
+
+    def parts(self) -> dict[str, Action]:
+        """What annotating is made of."""
+        language, stance = (
+            load_language(self.annotators.language_model, self.annotators.language_chars),
+            load_stance(self.annotators.stance_model),
+        )
+        columns = zip(self.texts(), self.known, strict=True)
+        known = [text.take(rows) for text, rows in columns]
+        return {
+            "decompress zst": lambda: _decompress(self.zst),
+            "split lines": lambda: _drain(lines(iter(self.blocks), LIMITS, start=0, end=-1)),
+            "parse jsonl.zst to Arrow": lambda: _drain(_read(self.zst, "jsonl")),
+            "language": lambda: [language.identify(text) for text in self.texts()],
+            "stance": lambda: [stance.score(text) for text in known],
+            "stance, of every text": lambda: [stance.score(text) for text in self.texts()],
+            "measure": lambda: [amounts(b.column("text"), "", b.column("token_count")) for b in self.batches],
+            "count words": lambda: [kernel.count_words(*offsets_of(text)) for text in self.texts()],
+            "digest": lambda: [kernel.digest(*offsets_of(text)) for text in self.texts()],
+            "annotate_batch": lambda: [annotate_batch(b, self.annotators, is_pool=False) for b in self.batches],
+            "annotate jsonl.zst": lambda: _annotate(self.zst, "jsonl", self.annotators),
+            "limit loop, orjson": lambda: limit_orjson(self.zst),
+            "limit loop, pyarrow": lambda: limit_pyarrow(self.zst),
+        }  # fmt: skip
+
+    def formats(self) -> dict[str, Action]:
+        """Reading and annotating the other formats."""
+        out: dict[str, Action] = {}
+        for kind, name in self.corpus.kinds.items():
+            paths = self.corpus.shards(kind)[: self.number]
+            if kind in ("jsonl.gz", "wet.gz"):
+                members = "one member" if kind == "jsonl.gz" else "a member a record"
+                out[f"decompress gz, {members} ({kind})"] = lambda paths=paths: _decompress(paths)
+            if kind != "jsonl.zst":
+                out[f"parse {kind} to Arrow"] = lambda p=paths, n=name: _drain(_read(p, n))
+                out[f"annotate {kind}"] = lambda p=paths, n=name: _annotate(p, n, self.annotators)
+        return out
+
+    def later(self) -> dict[str, Action]:
+        """Everything behind the annotations."""
+        ready, one = self.prepared, self.one
+        return {
+            "census": lambda: steps.count(ready.job, ready.receipts),
+            "plan, three arms": lambda: steps.plan(ready.job, ready.receipts, ready.rules, ready.census),
+            "mix, one arm": lambda: self._mix(one),
+            "mix, three arms": lambda: self._mix(ready),
+            "write jsonl.zst": self._write,
+        }
+
+    def bare(self) -> dict[str, Action]:
+        """The libraries alone, as limits of single stages."""
+        raw = [path.read_bytes() for path in self.zst]
+        gz = [path.read_bytes() for path in self.corpus.shards("wet.gz")[: self.number]]
+        every = [line for block in self.blocks for line in block.splitlines()]
+        found = {
+            "zstandard alone": lambda: [zstandard.ZstdDecompressor().decompressobj().decompress(data) for data in raw],
+            "orjson.loads alone": lambda: [orjson.loads(line) for line in every] and None,
+            "zstd -3 alone": lambda: [zstandard.ZstdCompressor(level=3).compress(block) for block in self.blocks],
+        }
+        if gz:
+            found["isal igzip alone (wet.gz)"] = lambda: [igzip.decompress(data) for data in gz]
+        return found
+
+    def tokens(self) -> dict[str, Action]:
+        """Counting tokens, on a tenth of the text: it is slow."""
+        url, some = tokenizer(self.corpus), self.batches[:1]
+        counts = [batch.column("token_count") for batch in some]
+        return {"tokens": lambda: [amounts(b.column("text"), url, c) for b, c in zip(some, counts, strict=True)]}
+
+    def _mix(self, ready: steps.Prepared) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            settings: Settings = ready.job.settings._replace(output=f"{folder}/out", folder=f"{folder}/receipts")
+            for group in ready.groups:
+                mix_group(group, ready.plan, settings)
+
+    def _write(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            output = LinesOutput(f"{folder}/spool", f"{folder}/out.jsonl.zst", "jsonl.zst")
+            for block in self.blocks:
+                output.write([block])
+            output.commit()
+
+
+def measure(corpus: Corpus, number: int, rounds: int, *, everything: bool) -> list[Row]:
+    """Rows of one corpus; without `everything` only the larger stages."""
+    bench = Bench(corpus, number)
+    try:
+        actions = bench.parts() | bench.later()
+        if everything:
+            actions |= bench.formats() | bench.bare()
+        taken = in_turns(actions, rounds)
+        rows = [_row(bench, f"one core, stage by stage: {corpus.name}", name, taken) for name in actions]
+        if everything:
+            rows.append(_tokens(bench, rounds, f"one core, stage by stage: {corpus.name}"))
+        return rows
+    finally:
+        bench.close()
+
+
+_OF_ANNOTATE: Final = {"decompress zst", "split lines", "parse jsonl.zst to Arrow", "language", "stance", "measure",
+                       "count words", "digest", "annotate_batch"}  # fmt: skip
+_LIMITS: Final = {
+    "decompress zst": "zstandard alone",
+    "annotate jsonl.zst": "limit loop, orjson",
+    "mix, one arm": "limit loop, orjson",
+    "write jsonl.zst": "zstd -3 alone",
+    "decompress gz, a member a record (wet.gz)": "isal igzip alone (wet.gz)",
+}
+
+
+def _row(bench: Bench, section: str, name: str, taken: Seconds) -> Row:
+    rounds = taken[name]
+    mb = bench.known_mb if name == "stance" else bench.mb
+    against, note = "", ""
+    if name in _OF_ANNOTATE:
+        against = f"{1 / median_ratio(rounds, taken['annotate jsonl.zst']):.0%} of annotate's time"
+    limit = _LIMITS.get(name)
+    if limit in taken:
+        against += (", " if against else "") + f"{median_ratio(rounds, taken[limit]):.2f} of {limit}"
+    if name == "stance":
+        share = bench.known_mb / bench.mb
+        note = f"{share:.0%} of the text is in a language of the model; {1 / median_ratio(rounds, taken['language']):.2f} of language's time"
+    return Row(section, name, mb / statistics.median(rounds), "", against, note, rounds)
+
+
+def _tokens(bench: Bench, rounds: int, section: str) -> Row:
+    taken = in_turns(bench.tokens(), max(1, rounds // 2))["tokens"]
+    mb = bench.batches[0].column("text").nbytes / 1e6
+    return Row(section, "tokens", mb / statistics.median(taken), "", "", f"byte pairs, {_TOKENS:,} of them", taken)
+
+
+def predict(corpus: Corpus, rounds: int) -> list[Row]:
+    """fastText's own predict against the kernel on lid.176, and whether the labels are the same."""
+    section = "fastText's predict against the kernel, lid.176"
+    try:
+        import fasttext
+    except ImportError:
+        return [Row(section, "fastText is not installed: pip install 'counterpoise[train]'")]
+    path = find_language_model(None).path
+    theirs, ours = fasttext.load_model(str(path)), FastTextModel.load(path)
+    some = _some(texts(corpus.shards("jsonl.zst")[:1]), _PREDICT_BYTES)
+    flat, column = [text.replace("\n", " ") for text in some], pa.array(some, pa.large_string())
+    mb = sum(len(text.encode()) for text in some) / 1e6
+    taken = in_turns(
+        {"theirs": lambda: theirs.predict(flat), "ours": lambda: ours.predict_top(*offsets_of(column))}, rounds
+    )
+    labels = [found[0].removeprefix("__label__") for found in theirs.predict(flat)[0]]
+    mine = [ours.labels[i] for i in ours.predict_top(*offsets_of(column))[0].tolist()]
+    same = sum(a == b for a, b in zip(labels, mine, strict=True))
+    ratio = median_ratio(taken["ours"], taken["theirs"])
+    return [
+        Row(section, "fasttext.predict (list)", mb / statistics.median(taken["theirs"]), rounds=taken["theirs"]),
+        Row(section, "kernel", mb / statistics.median(taken["ours"]), "", f"{ratio:.1f} × fastText",
+            f"{same:,} of {len(labels):,} labels identical", taken["ours"]),
+    ]  # fmt: skip
+
+
+def corpus_facts(corpus: Corpus) -> str:
+    """How large a corpus is."""
+    paths = corpus.shards("jsonl.zst")
+    return f"{sum(map(text_bytes, paths)) / 1e6:,.1f} MB of text in {len(paths)} shards: {corpus.origin}"
