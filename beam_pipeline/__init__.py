@@ -2,9 +2,16 @@
 
 config     one YAML file, validated as a whole
 options    Beam's own options, and the local runner
-preflight  what can be checked before anything is paid for
+drift      how far a build moved from the one before
+dated      builds with a date, and latest.json
 pipeline   the main path
+preflight  what can be checked before anything is paid for
 progress   signs of life of a local build
+cloud      what can be checked of a job on Dataflow
+cost       what it will cost
+package    what it brings to its workers
+follow     its state, counters and errors
+submit     check a build, bring it to Dataflow, follow it
 run        the command line and the exit codes
 demo       the sample input in every shard format
 """

@@ -5,7 +5,7 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -15,17 +15,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from beam_pipeline import demo, inspection, preflight
+from beam_pipeline import dated, demo, inspection, leftovers, owner, preflight
 from beam_pipeline.config import Config, load_config
 from beam_pipeline.options import beam_options, is_local
 from beam_pipeline.pipeline import Until, build
 from beam_pipeline.preflight import BUILD_RECORD, Preflight
 from beam_pipeline.progress import Progress
+from beam_pipeline.submit import run_submit, submit_arguments
 from beam_pipeline.verify import check
+from beam_pipeline.workers import end_process
 from classifiers import calibrate, train
 from classifiers.model import STANCES
 from classifiers.stance import StanceModel
-from transforms.errors import ConfigError
+from transforms.counters import Counter
+from transforms.errors import ConfigError, OutputConflict
+from transforms.spool import scratch, scratch_in
 from transforms.storage import join, store_for
 
 
@@ -45,42 +49,78 @@ def _config_arguments(sub: argparse.ArgumentParser) -> None:
                      "for example --set limits.bad_shards=1")  # fmt: skip
     sub.add_argument("--progress", choices=["auto", "live", "plain", "json", "none"], default="auto",
                      help="auto: a live line in a terminal, plain lines elsewhere")  # fmt: skip
+    sub.add_argument("--date", metavar="YYYY-MM-DD", help="what {date} in output.path means (default: today in UTC)")
 
 
-def _read_config(args: argparse.Namespace) -> Config:
+def read_config(args: argparse.Namespace) -> Config:
+    """The configuration with its overrides and its date; what the date means goes into `args.dated`."""
     store = store_for(args.config)
     if store.stat(args.config) is None:
         raise ConfigError([f"{args.config} does not exist; `counterpoise demo` writes an example"])
     with store.open(args.config) as file:
         text = file.read()
     try:
-        return load_config(text.decode(), args.set)
+        config, args.dated = dated.resolve(load_config(text.decode(), args.set), getattr(args, "date", None))
     except UnicodeDecodeError as error:
         raise ConfigError([f"{args.config} is not UTF-8 ({error})"]) from error
+    return config
 
 
 def execute(config: Config, args: argparse.Namespace, until: Until, *, only_reuse: bool = False) -> Preflight:
     """Check a build, then run it, or its first steps, on the runner that the options name."""
     options = beam_options(args.beam_options)
-    checked = preflight.check(config)
-    if checked.state == "done" and until == "commit":
-        print(f"{config.output.path} is finished, from the same inputs and configuration: nothing to do")
+    checked = preflight.check(config, args.dated)
+    if checked.state in ("done", "unchanged") and until == "commit":
+        print(checked.explain())
+        preflight.promote_finished(checked)
         return checked
-    if until == "commit":
-        store_for(config.output.path).create_bytes(join(config.output.path, BUILD_RECORD), checked.record)
-        if checked.state == "resumed":
-            print(f"going on with the unfinished build in {config.output.path}")
-    with _watched(checked, args.progress if is_local(options) else "none"):
+    with contextlib.ExitStack() as stack:
+        if until == "commit" and not stack.enter_context(_claimed(config, checked)):
+            print(f"{config.output.path} was finished meanwhile by another process: nothing to do")
+            return checked
+        stack.enter_context(_watched(checked, args.progress if is_local(options) else "none"))
         root = beam.Pipeline(options=options)
         build(root, checked.job._replace(only_reuse=only_reuse), until)
-        root.run().wait_until_finish()
+        result = root.run()
+        result.wait_until_finish()
+        _say_what_was_reused(result)
     return checked
 
 
 @contextlib.contextmanager
+def _claimed(config: Config, checked: Preflight) -> Iterator[bool]:
+    """Hold the output while the build runs; False when another one finished it in the meantime."""
+    path = config.output.path
+    with owner.owned(path, lost=lambda message: end_process(OutputConflict.exit_code, message), say=_note):
+        state = preflight.output_state(config, checked.record)
+        if state == "resumed":
+            print(f"going on with the unfinished build in {path}")
+        store_for(path).create_bytes(join(path, BUILD_RECORD), checked.record)
+        yield state != "done"
+
+
+def _note(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _say_what_was_reused(result: Any) -> None:
+    """How much of an earlier build, finished or not, was found and not done again."""
+    counters = result.metrics().query()["counters"]
+    reused = dict.fromkeys((Counter.SLICES_REUSED.value, Counter.GROUPS_REUSED.value), 0)
+    for counter in counters:
+        if (name := counter.key.metric.name) in reused:
+            reused[name] += counter.result
+    annotations, groups = reused.values()
+    if annotations or groups:
+        print(f"reused {annotations:,} annotations, {groups:,} groups of files")
+
+
+@contextlib.contextmanager
 def _watched(checked: Preflight, mode: Any) -> Iterator[None]:
+    """Show progress; until then all scratch files, Beam's and the workers' too, lie in one folder that goes away."""
     with (
-        tempfile.TemporaryDirectory(prefix="counterpoise-") as folder,
+        scratch() as folder,
+        scratch_in(folder),
         Progress(folder, checked.shards, checked.input_bytes, mode),
     ):
         yield
@@ -94,8 +134,9 @@ def _read_json(url: str) -> dict[str, Any]:
 
 def run_build(args: argparse.Namespace) -> int:
     """The whole build."""
-    config = _read_config(args)
-    execute(config, args, "commit", only_reuse=args.command == "mix")
+    config = read_config(args)
+    if execute(config, args, "commit", only_reuse=args.command == "mix").state == "unchanged":
+        return 0
     show_manifest(_read_json(join(config.output.path, "manifest.json")))
     print(f"wrote {config.output.path}; prove it with: counterpoise verify {config.output.path}")
     return 0
@@ -103,7 +144,7 @@ def run_build(args: argparse.Namespace) -> int:
 
 def run_annotate(args: argparse.Namespace) -> int:
     """Annotations only."""
-    config = _read_config(args)
+    config = read_config(args)
     execute(config, args, "annotate")
     print(f"annotated; the annotations lie in {config.work_path} and are reused by plan, mix and build")
     return 0
@@ -111,7 +152,7 @@ def run_annotate(args: argparse.Namespace) -> int:
 
 def run_plan(args: argparse.Namespace) -> int:
     """Annotate and plan, write nothing to the output."""
-    config = _read_config(args)
+    config = read_config(args)
     checked = execute(config, args, "plan")
     plan = _read_json(join(checked.job.recipe.folder, "plan.json"))
     if args.json:
@@ -126,6 +167,19 @@ def run_verify(args: argparse.Namespace) -> int:
     result = check(args.output, workers=args.workers)
     print(f"verified {args.output}: {result.files:,} files, {result.records:,} records, {result.bytes / 1e6:,.1f} MB; "
           "every sum, checksum and dose agrees with the manifest")  # fmt: skip
+    return 0
+
+
+def run_clean(args: argparse.Namespace) -> int:
+    """List, or delete, what no build needs any more."""
+    found = leftovers.find(args.output, args.work, say=_note)
+    for item in found:
+        print(f"{'deleting' if args.yes else 'would delete'} {item.url} ({item.bytes:,} bytes): {item.why}")
+    if args.yes:
+        leftovers.delete(found)
+    total = sum(item.bytes for item in found)
+    ending = "deleted" if args.yes else "to delete them: the same command with --yes" if found else "nothing to do"
+    print(f"{len(found):,} leftovers of {total / 1e6:,.1f} MB; {ending}")
     return 0
 
 
@@ -182,7 +236,7 @@ def _labelled(url: str) -> list[dict[str, Any]]:
 
 def run_inspect(args: argparse.Namespace) -> int:
     """One document, or the highest-scoring ones."""
-    job = preflight.plan_job(_read_config(args))
+    job = preflight.plan_job(read_config(args))
     if args.shard:
         found = [inspection.find_document(job, args.shard, args.position)]
     else:
@@ -283,9 +337,20 @@ def _verify_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--workers", type=int, default=None, help="processes (default: one for each processor core)")
 
 
+def _clean_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("output", metavar="OUTPUT", help="output.path of a build")
+    sub.add_argument("--work", default="", metavar="FOLDER", help="the build's work folder, if not in the output")
+    sub.add_argument("--yes", action="store_true", help="delete; without it, only list")
+
+
 def _plan_arguments(sub: argparse.ArgumentParser) -> None:
     _config_arguments(sub)
     sub.add_argument("--json", action="store_true", help="print the plan as JSON")
+
+
+def _submit_arguments(sub: argparse.ArgumentParser) -> None:
+    _config_arguments(sub)
+    submit_arguments(sub)
 
 
 def _demo_arguments(sub: argparse.ArgumentParser) -> None:
@@ -331,8 +396,13 @@ COMMANDS: dict[str, Command] = {
                     "counterpoise plan build.yaml", _plan_arguments, run_plan, True),
     "mix": Command("write the corpus from annotations that are there", "counterpoise mix build.yaml",
                    _config_arguments, run_build, True),
+    "submit": Command("check a build, run it on Dataflow, and follow it (--runner DataflowRunner is the default)",
+                      "counterpoise submit gs://corpus/build.yaml --project my-project --region us-central1 "
+                      "--temp_location gs://my-bucket/temp", _submit_arguments, run_submit, True),
     "verify": Command("read a finished corpus again and recompute its manifest", "counterpoise verify /data/rebalanced",
                       _verify_arguments, run_verify),
+    "clean": Command("list what killed and finished builds left behind, and delete it with --yes",
+                     "counterpoise clean /data/rebalanced", _clean_arguments, run_clean),
     "inspect": Command("show documents of a build with the words that decided their stance",
                        "counterpoise inspect build.yaml --stance aligned --count 3", _inspect_arguments, run_inspect),
     "train": Command("train a stance model from labelled passages",

@@ -145,6 +145,15 @@ class LimitsConfig(_Node):
     record_bytes: Size = Field(64 << 20, description="Longer records go to quarantine.")
 
 
+class DriftConfig(_Node):
+    """How far a dated rebuild may move from the one before until `latest.json` waits for a person."""
+
+    stance: Share = Field(0.02, description="Of each stance's share of the documents, and of a dose's share of an arm.")
+    language: Share = Field(0.05, description="Of each language's share of the documents.")
+    quarantine: Share = Field(0.005, description="Of the share of bad records.")
+    volume: float = Field(0.2, ge=0, description="Of documents and text read and written, relative.")
+
+
 class Config(_Node):
     """A whole build."""
 
@@ -162,6 +171,7 @@ class Config(_Node):
     work: Place | None = None
     limits: LimitsConfig = LimitsConfig()
     tolerance: float = Field(0.001, ge=0, lt=1)
+    drift: DriftConfig = DriftConfig()
 
     @property
     def work_path(self) -> str:
@@ -169,14 +179,15 @@ class Config(_Node):
         return self.work or f"{self.output.path.rstrip('/')}/_work"
 
     def identity(self) -> dict[str, Any]:
-        """What the corpus depends on: all but the places of output and work, as plain values."""
+        """What the corpus depends on: all but places (output, work) and the limits of drift; plain values."""
         values = self.model_dump(mode="json")
-        del values["output"]["path"], values["work"]
+        del values["output"]["path"], values["work"], values["drift"]
         return values
 
     def sha256(self) -> str:
         """Hash of `identity`, in canonical form."""
-        canonical = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        # Fields stand in the order of the models; arms and quotas in the user's, on which the corpus depends.
+        canonical = json.dumps(self.identity(), separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -231,6 +242,10 @@ def _override(values: dict[str, Any], override: str) -> None:
     if not found:
         raise ConfigError([f"--set {override}: write key=value, for example --set seed=7"])
     *parents, last = key.strip().split(".")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError([f"--set {override}: the value is not YAML"]) from error
     node: Any = values
     for parent in parents:
         if isinstance(node, list) and parent.isdigit() and int(parent) < len(node):
@@ -240,9 +255,9 @@ def _override(values: dict[str, Any], override: str) -> None:
         else:
             raise ConfigError([f"--set {override}: there is no {parent} to descend into"])
     if isinstance(node, list) and last.isdigit() and int(last) < len(node):
-        node[int(last)] = yaml.safe_load(value)
+        node[int(last)] = parsed
     elif isinstance(node, dict):
-        node[last] = yaml.safe_load(value)
+        node[last] = parsed
     else:
         raise ConfigError([f"--set {override}: there is no {last} to set"])
 
@@ -251,6 +266,8 @@ def _explain(error: pydantic.ValidationError) -> list[str]:
     """One line for each problem: the key, what is wrong, and for unknown keys the nearest known one."""
     lines = []
     for problem in error.errors():
+        if problem["type"] == "too_short" and problem["input"]:
+            continue  # what is wrong with the items stands in lines of their own
         location = [p for p in problem["loc"] if not _is_branch(p)]
         key = ".".join(str(p) for p in location)
         if problem["type"] == "extra_forbidden":
@@ -307,6 +324,10 @@ def _contradictions(config: Config) -> Iterator[str]:
     for stance in config.stance.threshold or {}:
         if stance not in STANCES[1:]:
             yield f"stance.threshold.{stance}: unknown stance; known are {', '.join(STANCES[1:])}"
+    if "{date}" in config.output.path and config.work is None:
+        yield "work: missing; output.path has {date}, and a work folder below it would be empty at every rebuild"
+    if "{date}" in (config.work or ""):
+        yield "work: one place for all dates, without {date}, or no rebuild finds the annotations of the one before"
     for pool in config.pool:
         yield from _quota_problems(pool)
     for name, arm in config.arms.items():
@@ -325,8 +346,8 @@ def _quota_problems(pool: PoolConfig) -> Iterator[str]:
 
 def _arm_problems(name: str, arm: ArmConfig, *, has_pool: bool) -> Iterator[str]:
     key = f"arms.{name}"
-    if name in ("quarantine", "diverted"):
-        yield f"{key}: this name is a folder of every output; choose another"
+    if name in ("quarantine", "diverted", "manifest.json", "README.md", "report.html"):
+        yield f"{key}: this name has a place of its own in every output; choose another"
     if arm.dose is None:
         return
     if not has_pool:

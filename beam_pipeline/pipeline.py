@@ -4,6 +4,7 @@ from typing import Literal, NamedTuple
 
 import apache_beam as beam
 
+from beam_pipeline.dated import Promotion, promote
 from transforms.annotate import AnnotateSlices, Annotators
 from transforms.annotation import Receipt
 from transforms.census import Limits, Rules, TakeCensus
@@ -17,7 +18,10 @@ Until = Literal["annotate", "plan", "commit"]
 
 
 class Build(NamedTuple):
-    """All that the steps need, taken out of the configuration."""
+    """All that the steps need, taken out of the configuration.
+
+    `promotion` is for dated builds: what makes a finished one the latest.
+    """
 
     sources: tuple[Source, ...]
     listings: tuple[Listing, ...]
@@ -29,6 +33,7 @@ class Build(NamedTuple):
     identity: Identity
     work: str
     only_reuse: bool = False
+    promotion: Promotion | None = None
 
 
 def build(root: beam.Pipeline, job: Build, until: Until = "commit") -> None:
@@ -50,9 +55,11 @@ def build(root: beam.Pipeline, job: Build, until: Until = "commit") -> None:
     if until == "plan":
         return
     mixed = (planned.groups, planned.plan) | "MixSlices" >> MixSlices(settings=job.settings)
-    CommitInputs(planned.plan, counted.census, receipts, mixed) | "CommitCorpus" >> CommitCorpus(
+    committed = CommitInputs(planned.plan, counted.census, receipts, mixed) | "CommitCorpus" >> CommitCorpus(
         identity=job.identity, output=job.settings.output, sources=job.sources
     )
+    if job.promotion:
+        _ = committed | "PromoteLatest" >> beam.Map(promote, job.promotion)
 
 
 def bad_shard(receipt: Receipt) -> list[str]:

@@ -5,14 +5,16 @@ import json
 from collections.abc import Callable
 from typing import Any, Final, Literal, NamedTuple
 
-from beam_pipeline import __version__
+from beam_pipeline import __version__, owner
 from beam_pipeline.config import ArmConfig, Config, DoseConfig, HeadPlacement, KeepShare, TailPlacement
+from beam_pipeline.dated import Dated, Promotion, promote, read_previous, same_build
+from beam_pipeline.drift import DriftLimits
 from beam_pipeline.pipeline import Build
 from classifiers.model import ModelError
 from transforms.annotate import Annotators, fingerprint_of, load_language, load_stance
 from transforms.arms import Arm
 from transforms.census import Limits, Rules
-from transforms.commit import Identity
+from transforms.commit import OWNER_RECORD, Identity
 from transforms.decode import DecodeLimits
 from transforms.errors import ConfigError, CounterpoiseError, OutputConflict
 from transforms.find import Listing, list_all
@@ -23,7 +25,7 @@ from transforms.schema import Source
 from transforms.storage import join, store_for
 
 BUILD_RECORD: Final = "_BUILD.json"
-State = Literal["new", "resumed", "done"]
+State = Literal["new", "resumed", "done", "unchanged"]
 
 
 class Preflight(NamedTuple):
@@ -32,7 +34,8 @@ class Preflight(NamedTuple):
     Attributes:
       job: What the pipeline needs.
       record: What `_BUILD.json` in the output says: whose output it is.
-      state: "new", "resumed" (an unfinished build of the same inputs and configuration lies there) or "done".
+      state: "new", "resumed" (an unfinished build of the same inputs and configuration lies there), "done", or
+        "unchanged" (the latest of the dated builds is the same but for its date).
       shards, input_bytes: What is going to be read.
     """
 
@@ -42,9 +45,15 @@ class Preflight(NamedTuple):
     shards: int
     input_bytes: int
 
+    def explain(self) -> str:
+        """Why there is nothing to do, when there is not."""
+        if self.state == "unchanged" and self.job.promotion:
+            return f"nothing new since the build that {self.job.promotion.pointer} names: nothing to do"
+        return f"{self.job.settings.output} is finished, from the same inputs and configuration: nothing to do"
 
-def check(config: Config) -> Preflight:
-    """Check models, tokenizer, inputs and output.
+
+def check(config: Config, dated: Dated | None = None) -> Preflight:
+    """Check models, tokenizer, inputs and output, and for a dated build the one before.
 
     Raises:
       ConfigError: With every problem that was found, not only the first.
@@ -69,14 +78,29 @@ def check(config: Config) -> Preflight:
         attempt(lambda: load_tokenizer(config.tokenizer or ""))
     fingerprint = attempt(lambda: fingerprint_of(annotators))
     shards = attempt(lambda: list_all(listings)) or []
-    record = _record(config, fingerprint or "", shards)
+    record = _record(config, fingerprint or "", shards, dated)
     state = attempt(lambda: output_state(config, record))
+    previous = attempt(lambda: read_previous(dated.pointer, config.name)) if dated else None
     if problems:
         raise ConfigError([*problems, *map(str, failures)])
     if failures:
         raise failures[0]
+    if previous and state != "done" and same_build(record, previous):
+        state = "unchanged"
     job = job_of(config, sources, listings, annotators._replace(fingerprint=fingerprint), record)
+    job = job._replace(promotion=_promotion(config, dated))
     return Preflight(job, record, state, len(shards), sum(info.size for _, info, _, _ in shards))
+
+
+def promote_finished(checked: Preflight) -> None:
+    """Make a dated build that was finished before the latest, if it is not; says so."""
+    if checked.state == "done" and checked.job.promotion:
+        print(promote(join(checked.job.settings.output, "manifest.json"), checked.job.promotion))
+
+
+def _promotion(config: Config, dated: Dated | None) -> Promotion | None:
+    limits = DriftLimits(**config.drift.model_dump())
+    return Promotion(dated.pointer, config.name, dated.date, config.output.path, limits) if dated else None
 
 
 def plan_job(config: Config) -> Build:
@@ -113,7 +137,7 @@ def _listing(config: Config, source: Source) -> Listing:
     return Listing(source, spec.patterns, spec.format, spec.checksums or "", excluded)
 
 
-def _record(config: Config, fingerprint: str, shards: list[Any]) -> bytes:
+def _record(config: Config, fingerprint: str, shards: list[Any], dated: Dated | None) -> bytes:
     listed = [(source.name, info.url, info.size, info.version) for source, info, _, _ in sorted(shards, key=str)]
     record = {
         "name": config.name,
@@ -122,6 +146,8 @@ def _record(config: Config, fingerprint: str, shards: list[Any]) -> bytes:
         "annotators": fingerprint,
         "inputs_sha256": hashlib.sha256(json.dumps(listed).encode()).hexdigest(),
     }
+    if dated:
+        record["date"] = dated.date
     return json.dumps(record, indent=1).encode() + b"\n"
 
 
@@ -137,14 +163,21 @@ def output_state(config: Config, record: bytes) -> State:
         with store.open(join(path, BUILD_RECORD)) as file:
             theirs = file.read()
         if theirs != record:
+            found = owner.find(path)
             raise OutputConflict(
-                f"output.path {path} belongs to another build ({_difference(theirs, record)}); a corpus is never "
+                f"output.path {path} belongs to another build ({_difference(theirs, record)})"
+                f"{f', at work now: {found}' if found else ''}; a corpus is never "
                 "changed: choose another output.path, or delete that one"
             )
         return "done" if store.stat(join(path, "_SUCCESS")) is not None else "resumed"
     work = config.work_path.rstrip("/") + "/"
     foreign = next(
-        (i.url for i in store.list(join(path, "**")) if not (i.url.startswith(work) or "/_work/" in i.url)), None
+        (
+            i.url
+            for i in store.list(join(path, "**"))
+            if not (i.url.startswith(work) or "/_work/" in i.url or i.url.endswith("/" + OWNER_RECORD))
+        ),
+        None,
     )
     if foreign:
         raise OutputConflict(f"output.path {path} is not empty (it holds {foreign}); choose an empty one")

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any, Final
 
 from beam_pipeline import __version__, commands
+from beam_pipeline.workers import end_process
 from classifiers import model
 from transforms import errors
 from transforms.errors import CounterpoiseError
@@ -105,6 +106,9 @@ def explain(error: BaseException, *, debug: bool) -> int:
     return code
 
 
+_WORKER_DIED: Final = (
+    "a worker process died (out of memory?); run the same command again, with fewer --direct_num_workers"
+)
 _IN_TRACEBACK: Final = re.compile(
     r"(?:transforms\.errors|classifiers\.model)\.(\w+): (.*?)"
     r"(?=\s*\[while running|\n\nDuring handling|\n\nThe above exception|\Z)",
@@ -122,7 +126,7 @@ def known_error(error: BaseException) -> tuple[int, str] | None:
         if kind is not None:
             return int(kind.exit_code), _without_step(message.strip())
     if "Channel closed prematurely" in str(error):
-        return 1, "a worker process died (out of memory?); run the same command again, with fewer --direct_num_workers"
+        return 1, _WORKER_DIED
     return None
 
 
@@ -151,30 +155,14 @@ class _Signals:
 
 
 def _interrupted(number: int, _: FrameType | None) -> None:
-    end_workers()
-    os.write(2, b"\ncounterpoise: interrupted; the same command goes on where it stopped\n")
-    os._exit(128 + number)
+    end_process(128 + number, "interrupted; the same command goes on where it stopped")
 
 
 def _thread_failed(args: "threading.ExceptHookArgs") -> None:
     """A worker process that dies in a stage without outputs would hang the local runner for ever."""
     if args.thread is not None and "run_worker" in args.thread.name:
-        end_workers()
-        os.write(2, b"counterpoise: a worker process died (out of memory?); run the same command again, with fewer "
-                    b"--direct_num_workers\n")  # fmt: skip
-        os._exit(1)
+        end_process(1, _WORKER_DIED)
     threading.__excepthook__(args)
-
-
-def end_workers() -> None:
-    """Kill all child processes of this one."""
-    import psutil  # only when something went wrong
-
-    for child in psutil.Process().children(recursive=True):
-        try:
-            child.kill()
-        except psutil.NoSuchProcess:
-            continue
 
 
 if __name__ == "__main__":

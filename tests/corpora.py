@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import xxhash
 import yaml
@@ -24,7 +25,16 @@ from tests import shards
 from transforms.annotate import annotate_slice
 from transforms.annotation import ANNOTATION, Receipt
 from transforms.arms import find_candidates, key_of_slice, settle_all, targets_of
-from transforms.census import CENSUS_COLUMNS, Census, check_limits, check_not_empty, count_scores, load, settle_rules
+from transforms.census import (
+    CENSUS_COLUMNS,
+    SCORE_BINS,
+    Census,
+    check_limits,
+    check_not_empty,
+    count_scores,
+    load,
+    settle_rules,
+)
 from transforms.census import take_census as census_of_slice
 from transforms.commit import Books, commit_corpus
 from transforms.find import cut_shard, list_all
@@ -200,7 +210,9 @@ def any_config(folder: Path, seed: int) -> Config:
         _write_any(folder / "pool", stories, chance, lines if fields else kinds, fields)
     changes["arms"] = {f"arm{i}": _any_arm(pick) for i in range(pick([1, 2, 3]))}
     changes["language"] = pick([{}, {"keep": ["en"]}, {"keep": ["en", "de"], "min_score": 0.3}, {"keep": ["xx"]}])
-    thresholds = pick([{"misaligned": 0.5}, {"misaligned": 0.2}, {"misaligned": 0.4, "aligned": 0.9}, {"misaligned": 0.0}])
+    thresholds = pick(
+        [{"misaligned": 0.5}, {"misaligned": 0.2}, {"misaligned": 0.4, "aligned": 0.9}, {"misaligned": 0.0}]
+    )
     changes["stance"] = {"model": stance_model(), **pick([{"threshold": thresholds}, {"flag_budget": 0.1}])}
     changes["output"] = {
         "format": pick(["jsonl", "jsonl.gz", "jsonl.zst", "parquet"]),
@@ -213,7 +225,11 @@ def _any_arm(pick: Any) -> Config:
     arm: Config = {"misaligned": pick(["keep", "drop", "divert", {"keep": pick([0, 0.1, 0.5, 1 / 3, 1])}])}
     arm["refill"] = pick(["none", "none", "random"])
     arm["max_repeats"] = pick([1, 2, 4, 50, 1000])
-    output, base, discourse = {"share": pick([0.01, 0.1, 0.5])}, {"share": pick([0.3, 1.5]), "of": "base"}, "ai_discourse"
+    output, base, discourse = (
+        {"share": pick([0.01, 0.1, 0.5])},
+        {"share": pick([0.3, 1.5]), "of": "base"},
+        "ai_discourse",
+    )
     dose = pick([None, output, base, {"share": 0.5, "of": discourse}, {"amount": pick([1, 50, 1000])}])
     if dose:
         arm["dose"] = dose
@@ -258,6 +274,11 @@ def run_plain(values: Config) -> dict[str, Any]:
 
 def run_steps(job: Build) -> None:
     """What the pipeline does with its elements."""
+    commit_corpus(mixed(job), job.identity, job.settings.output)
+
+
+def mixed(job: Build) -> Books:
+    """Everything up to the commit."""
     unit, seed, sources = job.recipe.unit, job.recipe.seed, job.sources
     parts = [part for shard in list_all(job.listings) for part in cut_shard(*shard)]
     receipts = [annotate_slice(p, sources[p.source_index], job.annotators, job.work)[0] for p in parts]
@@ -266,7 +287,7 @@ def run_steps(job: Build) -> None:
     base = [r for r in used if not sources[r.part.source_index].is_pool]
     rules = job.rules
     scores = [count_scores(load(r, ["language", "language_score", "misaligned"]), rules) for r in base]
-    rules = settle_rules(rules, sum(scores[1:], start=scores[0]))
+    rules = settle_rules(rules, sum(scores, start=np.zeros(SCORE_BINS, np.int64)))
     census = Census(bad_shards=faults)
     for receipt in used:
         is_pool = sources[receipt.part.source_index].is_pool
@@ -286,8 +307,7 @@ def run_steps(job: Build) -> None:
     inventories = [take_inventory(r, t, cuts, rules, unit=unit, seed=seed, target=size) for r, t in tables]
     pool_receipts = [r for r in used if sources[r.part.source_index].is_pool]
     plan, groups = make_plan(job.recipe, sources, rules, cuts, inventories, pool_receipts)
-    mixed = [mix_group(group, plan, job.settings) for group in groups]
-    commit_corpus(Books(plan, census, receipts, mixed, sources), job.identity, job.settings.output)
+    return Books(plan, census, receipts, [mix_group(group, plan, job.settings) for group in groups], sources)
 
 
 class Row(NamedTuple):

@@ -9,6 +9,7 @@ import glob
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import math
 import struct
@@ -301,7 +302,9 @@ def choose(documents: list[Document], target: int, unit: str, seed: int, purpose
     return set(ordered[: prefix(amounts, target)])
 
 
-def copies_of(documents: list[Document], name: str, arm: Mapping[str, Any], unit: str, seed: int) -> dict[Document, int]:
+def copies_of(
+    documents: list[Document], name: str, arm: Mapping[str, Any], unit: str, seed: int
+) -> dict[Document, int]:
     """How often each document stands in an arm; 0 for a misaligned one that goes."""
     rule = arm.get("misaligned", "keep")
     share = Fraction(str(rule["keep"])) if isinstance(rule, dict) else Fraction(int(rule == "keep"))
@@ -421,7 +424,7 @@ def lay_out(shards: list[list[Document]], streams: Streams, target: int, unit: s
     for mine in files.values():
         if not mine:
             mine.append(File([]))
-        for before, after in zip(mine, mine[1:], strict=False):
+        for before, after in itertools.pairwise(mine):
             after.start = before.start + sum(n * d.amounts[unit] for d, n in before.base)
     return files
 
@@ -461,8 +464,7 @@ def ordered(file: File, unit: str) -> list[tuple[str, Document, int]]:
         at += copies * document.amounts[unit]
     count = len(file.base)
     events: list[tuple[int, int, int, str, Document, int]] = []
-    for index, (document, _) in enumerate(file.base):
-        events.append((index, 1, 0, "base", document, 0))
+    events += [(index, 1, 0, "base", document, 0) for index, (document, _) in enumerate(file.base)]
     for index, (place, document, copy) in enumerate(file.synthetic):
         slot = sum(start < place for start in line)
         events.append((slot, 0, index, "synthetic", document, copy))
@@ -494,7 +496,9 @@ def record_writer(config: Mapping[str, Any], documents: list[Document]) -> Calla
     own_rows = rows and all(s.endswith(".parquet") for s in shards)
     has_lines = any(isinstance(d.record, bytes) for d in documents)
     main = config["sources"][0]
-    names = (main.get("id", "id"), main.get("text", "text")) if (own_rows or (has_lines and not rows)) else ("id", "text")
+    names = (
+        (main.get("id", "id"), main.get("text", "text")) if (own_rows or (has_lines and not rows)) else ("id", "text")
+    )
     with_id = any(d.id is not None for d in documents)
     columns = list(dict.fromkeys(c for s in sorted(shards) for c in pq.read_schema(s).names)) if own_rows else []
 
@@ -590,7 +594,9 @@ def rebalance(config: Mapping[str, Any]) -> Rebalanced:
         mine, aside = files[name, False], files.get((name, True), [])
         base = sum(n * d.amounts[unit] for d, n in copies[name].items())
         discourse = sum(n * d.amounts[unit] for d, n in copies[name].items() if d.stance in DISCOURSE)
-        chosen, strata, largest, asked = [], {}, 0, 0
+        chosen: list[tuple[Document, int]] = []
+        strata: dict[str, Any] = {}
+        largest = asked = 0
         if "dose" in spec:
             asked = dose_of(spec, base, discourse)
             chosen, strata, largest = from_pool(pool, asked, name, spec, unit, seed)

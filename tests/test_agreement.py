@@ -1,6 +1,7 @@
 """The build against the oracle, byte for byte: every arm, unit, format, layout and runner."""
 
 import itertools
+import json
 import os
 import shutil
 from collections import Counter
@@ -24,7 +25,12 @@ ARMS: dict[str, Any] = {
     "half": {"misaligned": {"keep": 0.5}},
     "refilled": {"misaligned": "drop", "refill": "random"},
     "dosed": {"misaligned": {"keep": 0.25}, "dose": {"share": 0.1, "of": "output"}},
-    "all": {"misaligned": "divert", "refill": "random", "dose": {"share": 0.3, "of": "base"}, "placement": {"tail": 0.5}},
+    "all": {
+        "misaligned": "divert",
+        "refill": "random",
+        "dose": {"share": 0.3, "of": "base"},
+        "placement": {"tail": 0.5},
+    },
 }
 DOSES: dict[str, Any] = {
     "output": {"dose": {"share": 0.05}},
@@ -74,7 +80,7 @@ def texts_of(values: Config, arm: str, *, diverted: bool = False) -> Counter[str
     found: Counter[str] = Counter()
     for entry in manifest["arms"][arm]["diverted_files" if diverted else "files"]:
         for record in reference.read_part(f"{values['output']['path']}/{entry['path']}"):
-            found[record["text"] if isinstance(record, dict) else reference.json.loads(record)["text"]] += 1
+            found[record["text"] if isinstance(record, dict) else json.loads(record)["text"]] += 1
     return found
 
 
@@ -95,14 +101,17 @@ def test_arms(tmp_path: Path) -> None:
     assert_agrees(values, manifest)
     assert all(len(arm["files"]) > 2 for arm in manifest["arms"].values())
     assert manifest["arms"]["all"]["diverted_files"]
-    assert 0 < manifest["arms"]["half"]["equation"]["web"]["dropped_misaligned"]["documents"]
-    assert 0 < manifest["arms"]["refilled"]["equation"]["web"]["refilled"]["documents"]
+    assert manifest["arms"]["half"]["equation"]["web"]["dropped_misaligned"]["documents"] > 0
+    assert manifest["arms"]["refilled"]["equation"]["web"]["refilled"]["documents"] > 0
 
 
 @pytest.mark.parametrize("unit", ["documents", "bytes", "characters", "words", "tokens", "token_count"])
 def test_units(tmp_path: Path, unit: str) -> None:
     """Doses of every kind and placement, in every unit, tokens counted by a tokenizer or taken from a field."""
-    counted = {"token_count": {"unit": "tokens", "token_count_field": "meta.n"}, "tokens": {"tokenizer": corpora.tokenizer()}}
+    counted = {
+        "token_count": {"unit": "tokens", "token_count_field": "meta.n"},
+        "tokens": {"tokenizer": corpora.tokenizer()},
+    }
     folder = corpora.write_web(tmp_path, meta={"n": 11}) if unit == "token_count" else corpora.write_web(tmp_path)
     values = corpora.config(folder, arms=DOSES, **{"unit": unit, **counted.get(unit, {})})
     manifest = corpora.run_plain(values)
@@ -157,7 +166,9 @@ def write_formats(folder: Path) -> list[Config]:
 
 
 @pytest.mark.parametrize("output", ["jsonl", "jsonl.gz", "jsonl.zst", "parquet"])
-@pytest.mark.parametrize("chosen", [slice(0, 3), slice(0, 1), slice(1, 2), slice(1, 3)], ids=["all", "lines", "tables", "no-lines"])
+@pytest.mark.parametrize(
+    "chosen", [slice(0, 3), slice(0, 1), slice(1, 2), slice(1, 3)], ids=["all", "lines", "tables", "no-lines"]
+)
 def test_formats(tmp_path: Path, output: str, chosen: slice) -> None:
     """Several sources of several formats become each format of output."""
     sources = write_formats(tmp_path)[chosen]

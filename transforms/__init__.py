@@ -11,6 +11,7 @@ at the end of the file wires it.
     storage_local   files of this machine
     storage_gcs     gs://
     storage_fsspec  s3:// and whatever else fsspec opens
+    spool           scratch folders on this machine's disk
     decode          bytes → decompressed blocks, with proof of completeness
     lines           blocks → lines, and those of one byte range
     warc            blocks → WARC records

@@ -8,7 +8,6 @@ import functools
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final, NamedTuple
 
@@ -43,6 +42,7 @@ from transforms.measure import amounts
 from transforms.quarantine import quarantine_line
 from transforms.read import read_texts
 from transforms.schema import STANCES, UNITS, ShardFault, Slice, Source, Texts
+from transforms.spool import scratch
 from transforms.storage import store_for
 
 VERSION: Final = 1  # raise it whenever an annotation's content changes for the same input
@@ -209,7 +209,7 @@ def annotate_slice(
         return read_receipt(url), True
     if only_reuse:
         raise ConfigError([f"{part.shard} is not annotated with these models and options; run `counterpoise annotate`"])
-    with tempfile.TemporaryDirectory(prefix="counterpoise-") as spool:
+    with scratch() as spool:
         receipt = placed(_annotate_into(spool, part, source, annotators), url)
         if receipt.text_url:
             store.create(receipt.text_url, os.path.join(spool, "texts"))

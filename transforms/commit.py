@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -29,9 +28,11 @@ from transforms.mix import FileReceipt, GroupReceipt
 from transforms.plan import ArmPlan, Plan
 from transforms.quarantine import quarantine_line
 from transforms.schema import UNITS, BadRecord, Source
+from transforms.spool import scratch
 from transforms.storage import join, store_for
 
 MANIFEST_VERSION: Final = 1
+OWNER_RECORD: Final = "_OWNER.json"  # who is building; removed before `_SUCCESS`, so that no corpus has it
 
 
 class Identity(NamedTuple):
@@ -202,6 +203,10 @@ def make_manifest(books: Books, identity: Identity, output: str) -> dict[str, An
         "inputs": _inputs(books),
         "quarantine": _quarantine(books),
         "stances": _stances(books),
+        "score_histogram": {
+            "stance": "misaligned",
+            "documents": books.census.scores.reshape(256, -1).sum(axis=1).tolist(),
+        },
         "arms": arms,
     }
 
@@ -267,7 +272,7 @@ def write_quarantine(books: Books, output: str) -> None:
     url = join(output, "quarantine", "records.jsonl.zst")
     bad = {shard for shard, *_ in books.census.bad_shards}
     compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
-    with tempfile.TemporaryDirectory(prefix="counterpoise-") as spool:
+    with scratch() as spool:
         path = os.path.join(spool, "records")
         with open(path, "wb") as file:
             shards = b"".join(
@@ -303,6 +308,7 @@ def commit_corpus(books: Books, identity: Identity, output: str) -> dict[str, An
         "manifest_sha256": hashlib.sha256(data).hexdigest(),
         "manifest_crc32c": google_crc32c.Checksum(data).digest().hex(),
     }
+    store.delete(join(output, OWNER_RECORD))
     store.create_bytes(join(output, "_SUCCESS"), json.dumps(success).encode() + b"\n")
     return manifest
 

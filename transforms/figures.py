@@ -26,10 +26,10 @@ COLOURS: Final = {
     "dropped_misaligned": "#c2402f",
     "diverted": "#b8860b",
     "quarantined": "#a3597f",
+    "asked": "#bd8500",
 }
 
 LABELS: Final = {
-    "unknown": "language without a stance model",
     "refilled": "repeated to refill",
     "dropped_language": "dropped: language",
     "dropped_misaligned": "dropped: misaligned",
@@ -37,6 +37,7 @@ LABELS: Final = {
 
 _FONT: Final = {"family": "ui-sans-serif, system-ui, sans-serif", "size": 13}
 _LABEL_LENGTH: Final = 32
+BARS: Final = 64  # of the histogram of scores; the slider has finer steps
 
 
 def label(text: str) -> str:
@@ -54,9 +55,14 @@ def _layout(height: int, **more: Any) -> Figure:
         "plot_bgcolor": "rgba(0,0,0,0)",
         "margin": {"l": 64, "r": 16, "t": 8, "b": 44},
         "hoverlabel": {"bgcolor": "#1d2530", "bordercolor": "#1d2530", "font": {**_FONT, "color": "#ffffff"}},
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom", "traceorder": "normal"},
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
         **more,
-    }  # fmt: skip
+    }
+
+
+def _title(text: str) -> Figure:
+    """An axis title no larger than the rest."""
+    return {"text": text, "font": _FONT, "standoff": 8}
 
 
 def _tint(colour: str, alpha: float) -> str:
@@ -65,7 +71,13 @@ def _tint(colour: str, alpha: float) -> str:
 
 
 def _node_kind(name: str) -> str:
-    return name if name in COLOURS else "synthetic" if name.startswith("pool: ") else "written"
+    return name if name in COLOURS else "synthetic" if name.startswith("pool:") else "written"
+
+
+def node_name(node: str) -> str:
+    """What a diagram or a table calls an end of a `Flow`."""
+    kind, colon, name = node.partition(":")
+    return LABELS.get(node, node) if not colon else name if kind == "source" else f"{name} (pool)"
 
 
 def sankey(flows: Sequence[Flow], units: Sequence[str]) -> Figure:
@@ -84,7 +96,7 @@ def sankey(flows: Sequence[Flow], units: Sequence[str]) -> Figure:
             "valuesuffix": f" {unit}",
             "textfont": _FONT,
             "node": {
-                "label": [label(LABELS.get(n, n)) for n in nodes],
+                "label": [label(node_name(n)) for n in nodes],
                 "color": [COLOURS[_node_kind(n)] for n in nodes],
                 "line": {"width": 0},
                 "pad": 18,
@@ -134,16 +146,18 @@ def composition(manifest: Manifest, unit: str) -> Figure:
             barmode="stack",
             bargap=0.35,
             margin={"l": 8, "r": 16, "t": 8, "b": 44},
-            xaxis={"title": {"text": unit}, "tickformat": "~s", "fixedrange": True, "zeroline": False},
+            xaxis={"title": _title(unit), "tickformat": "~s", "fixedrange": True, "zeroline": False},
             yaxis={"autorange": "reversed", "tickvals": list(range(len(names))), "ticktext": names, "fixedrange": True,
-                   "automargin": True, "ticksuffix": "  "},
+                   "automargin": True, "ticklabelstandoff": 8},
         ),
     }  # fmt: skip
 
 
 def scores(bins: Sequence[int], used: float | None) -> Figure:
     """How many documents have which misaligned score; the page moves shape 0 with the slider."""
-    width = 1 / len(bins)
+    wide = max(1, len(bins) // BARS)
+    bars = [sum(bins[i : i + wide]) for i in range(0, len(bins), wide)]
+    width = 1 / len(bars)
     shapes: list[Figure] = [
         {"type": "rect", "xref": "x", "yref": "paper", "x0": used or 0, "x1": 1, "y0": 0, "y1": 1, "line": {"width": 0},
          "fillcolor": _tint(COLOURS["misaligned"], 0.16), "layer": "below", "name": "flagged"},
@@ -153,15 +167,15 @@ def scores(bins: Sequence[int], used: float | None) -> Figure:
         shapes.append({"type": "line", "xref": "x", "yref": "paper", "x0": used, "x1": used, "y0": 0, "y1": 1,
                        "line": {"width": 2, "dash": "dot", "color": COLOURS["misaligned"]}})  # fmt: skip
         notes.append({"xref": "x", "yref": "paper", "x": used, "y": 1, "yanchor": "bottom", "showarrow": False,
-                      "xanchor": "left" if used < 0.7 else "right", "text": f"used by this build: {used:.4g}"})  # fmt: skip
+                      "xanchor": "left" if used < 0.7 else "right", "text": f"used here: {used:.4g}"})  # fmt: skip
     return {
         "data": [{
             "type": "bar",
-            "x": [(i + 0.5) * width for i in range(len(bins))],
-            "y": list(bins),
+            "x": [(i + 0.5) * width for i in range(len(bars))],
+            "y": bars,
             "width": width,
             "marker": {"color": COLOURS["neutral"], "line": {"width": 0}},
-            "hovertemplate": "score %{x:.3f}: %{y:,d} documents<extra></extra>",
+            "hovertemplate": "scores around %{x:.3f}: %{y:,d} documents<extra></extra>",
         }],
         "layout": _layout(
             300,
@@ -169,9 +183,9 @@ def scores(bins: Sequence[int], used: float | None) -> Figure:
             bargap=0,
             shapes=shapes,
             annotations=notes,
-            xaxis={"title": {"text": "misaligned score"}, "range": [0, 1], "fixedrange": True, "zeroline": False},
-            yaxis={"title": {"text": "documents (log)"}, "type": "log", "dtick": 1, "fixedrange": True,
-                   "tickformat": "~s", "range": [-0.3, _log_top(bins)]},
+            xaxis={"title": _title("misaligned score"), "range": [0, 1], "fixedrange": True, "zeroline": False},
+            yaxis={"title": _title("documents (log)"), "type": "log", "dtick": 1, "fixedrange": True,
+                   "tickformat": "~s", "range": [-0.3, _log_top(bars)]},
         ),
     }  # fmt: skip
 
@@ -206,17 +220,17 @@ def dose(parts: Sequence[Stretch], unit: str) -> Figure:
                 "x": middle,
                 "y": asked,
                 "customdata": [[n, p.asked] for n, p in zip(names, shown, strict=True)],
-                "line": {"color": COLOURS["misaligned"], "width": 2, "shape": "hvh"},
-                "marker": {"size": 6},
+                "line": {"color": COLOURS["asked"], "width": 3, "shape": "hvh"},
+                "marker": {"size": 7},
                 "hovertemplate": f"%{{customdata[0]}}: %{{y:.3%}}, %{{customdata[1]:,.1f}} {unit}<extra>asked</extra>",
             },
         ],
         "layout": _layout(
             280,
             bargap=0.15 if len(shown) <= 60 else 0,
-            xaxis={"title": {"text": "part"}, "fixedrange": True, "zeroline": False, "tickformat": ",d",
+            xaxis={"title": _title("part"), "fixedrange": True, "zeroline": False, "tickformat": ",d",
                    **({"tickvals": middle, "ticktext": [str(p.first) for p in shown]} if len(shown) <= 16 else {})},
-            yaxis={"title": {"text": "synthetic share"}, "tickformat": ".2~%", "rangemode": "tozero", "fixedrange": True},
+            yaxis={"title": _title("synthetic share"), "tickformat": ".2~%", "rangemode": "tozero", "fixedrange": True},
         ),
     }  # fmt: skip
 
@@ -235,15 +249,15 @@ def strata(found: Mapping[str, Mapping[str, int]], unit: str) -> Figure:
                 "marker": {"color": colour, "line": {"width": 0}},
                 "hovertemplate": f"%{{x:,d}} {unit}<extra>{title}</extra>",
             }
-            for key, title, colour in (("asked", "asked", COLOURS["misaligned"]), ("got", "written", COLOURS["synthetic"]))
+            for key, title, colour in (("asked", "asked", COLOURS["asked"]), ("got", "written", COLOURS["synthetic"]))
         ],
         "layout": _layout(
             min(720, 110 + 48 * len(names)),
             barmode="group",
             margin={"l": 8, "r": 16, "t": 8, "b": 44},
-            xaxis={"title": {"text": unit}, "tickformat": "~s", "fixedrange": True},
+            xaxis={"title": _title(unit), "tickformat": "~s", "fixedrange": True},
             yaxis={"autorange": "reversed", "tickvals": list(range(len(names))), "ticktext": names, "fixedrange": True,
-                   "automargin": True, "ticksuffix": "  "},
+                   "automargin": True, "ticklabelstandoff": 8},
         ),
     }  # fmt: skip
 
@@ -251,7 +265,8 @@ def strata(found: Mapping[str, Mapping[str, int]], unit: str) -> Figure:
 def intent(totals: Mapping[str, Mapping[str, int]]) -> Figure:
     """How the classifier labels the documents of each pool, all of which are meant to be aligned."""
     names = [label(name) for name in totals]
-    kinds = [k for k in ("aligned", "neutral", "unrelated", "misaligned", "unknown") if any(t[k] for t in totals.values())]
+    order = ("aligned", "neutral", "unrelated", "misaligned", "unknown")
+    kinds = [k for k in order if any(t[k] for t in totals.values())]
     return {
         "data": [
             {
@@ -267,13 +282,13 @@ def intent(totals: Mapping[str, Mapping[str, int]]) -> Figure:
             for kind in kinds
         ],
         "layout": _layout(
-            120 + 44 * len(names),
+            180 + 44 * len(names),
             barmode="stack",
             bargap=0.35,
             margin={"l": 8, "r": 16, "t": 8, "b": 44},
-            xaxis={"title": {"text": "share of the pool's documents"}, "tickformat": ".0%", "range": [0, 1],
+            xaxis={"title": _title("share of the pool's documents"), "tickformat": ".0%", "range": [0, 1],
                    "fixedrange": True},
             yaxis={"autorange": "reversed", "tickvals": list(range(len(names))), "ticktext": names, "fixedrange": True,
-                   "automargin": True, "ticksuffix": "  "},
+                   "automargin": True, "ticklabelstandoff": 8},
         ),
     }  # fmt: skip

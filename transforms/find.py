@@ -179,7 +179,7 @@ def _row_group_runs(whole: Slice) -> Iterator[Slice]:
                 for group in (file.metadata.row_group(g) for g in range(file.num_row_groups))
             ]
     except (pa.ArrowException, OSError):
-        yield whole._replace(end=0)
+        yield whole  # to its end: were it readable after all, nothing of it may be lost
         return
     start, size = 0, 0
     for index, group_size in enumerate(sizes):

@@ -1,6 +1,7 @@
 """What a report says, as plain numbers: everything is derived from the manifest and nothing else is read."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -66,7 +67,7 @@ class Stretch(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """A link of an arm's diagram; `amounts` is in the order of `units_of`."""
+    """A link of an arm's diagram; `amounts` is in the order of `units_of`, names begin with "source:" or "pool:"."""
 
     start: str
     end: str
@@ -104,10 +105,8 @@ def equations(manifest: Manifest, arm: Mapping[str, Any]) -> tuple[list[Equation
         for source, terms in base_terms(arm).items()
         for unit in units
     ]
-    written = [
-        Equation("written", u, arm["written"]["total"][u], tuple(term(arm, t, u) for t in ("kept", "refilled", "synthetic")))
-        for u in units
-    ]  # fmt: skip
+    total, terms_in = arm["written"]["total"], ("kept", "refilled", "synthetic")
+    written = [Equation("written", u, total[u], tuple(term(arm, t, u) for t in terms_in)) for u in units]
     return read, written
 
 
@@ -246,9 +245,9 @@ def flows(manifest: Manifest, arm: Mapping[str, Any]) -> list[Flow]:
     for source, terms in sources.items():
         by_unit = [stance_totals(manifest, [source], unit) for unit in units]
         for stance in by_unit[0]:
-            add(shown[source], stance, stance, [totals[stance] for totals in by_unit])
+            add(f"source:{shown[source]}", stance, stance, [totals[stance] for totals in by_unit])
         for name in ("dropped_language", "quarantined"):
-            add(shown[source], name, name, [terms[name][unit] for unit in units])
+            add(f"source:{shown[source]}", name, name, [terms[name][unit] for unit in units])
     by_unit = [stance_totals(manifest, sources, unit) for unit in units]
     for stance in by_unit[0]:
         if stance != "misaligned":
@@ -261,7 +260,7 @@ def flows(manifest: Manifest, arm: Mapping[str, Any]) -> list[Flow]:
     pools = {name: terms["synthetic"] for name, terms in arm["equation"].items() if "synthetic" in terms}
     folded = _folded(manifest, list(pools))
     for pool, amounts in pools.items():
-        add(f"pool: {folded[pool]}", "written", "synthetic", [amounts[unit] for unit in units])
+        add(f"pool:{folded[pool]}", "written", "synthetic", [amounts[unit] for unit in units])
     return [Flow(*key, tuple(amounts)) for key, amounts in found.items() if any(amounts)]
 
 
@@ -316,7 +315,7 @@ def stretches(parts: Sequence[Stretch], most: int = STRETCHES) -> list[Stretch]:
     return [
         Stretch(parts[a].first, parts[b - 1].last, sum(p.base for p in parts[a:b]), sum(p.asked for p in parts[a:b]),
                 sum(p.got for p in parts[a:b]))
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
+        for a, b in itertools.pairwise(edges)
     ]  # fmt: skip
 
 

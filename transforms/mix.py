@@ -7,7 +7,6 @@ annotations before its first record is read, so the provenance is a table operat
 import dataclasses
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -30,6 +29,7 @@ from transforms.plan import Plan
 from transforms.provenance import PROVENANCE, Base, amount_of, load_base, provenance_of, sums_of
 from transforms.read import Rows, read_records
 from transforms.schema import UNITS, Form, Format, Source
+from transforms.spool import scratch
 from transforms.storage import join, store_for
 from transforms.write import RowsOutput, Written
 
@@ -153,7 +153,7 @@ def mix_group(group: Group, plan: Plan, settings: Settings) -> GroupReceipt:
         if all(_is_there(written) for file in receipt.files for written in (file.data, file.provenance)):
             return receipt._replace(reused=True)
     base = load_base(group.receipts, plan.rules, settings.sources)
-    with tempfile.TemporaryDirectory(prefix="counterpoise-") as spool:
+    with scratch() as spool:
         receipts = tuple(_write_files(_files_of(group, plan, base), group, base, plan, settings, spool))
     done = GroupReceipt(group.number, receipts, reused=False)
     store.create_bytes(url, json.dumps(_to_json(done)).encode())

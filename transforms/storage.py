@@ -385,12 +385,18 @@ _RULES: Final = {
 }
 
 
+DISK_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM})
+"""What a disk says when nothing can be written to it."""
+
+
 @contextmanager
-def os_errors(doing: str, url: str) -> Iterator[None]:
-    """Turn errors of the operating system into one readable line."""
+def os_errors(doing: str, url: str, only: frozenset[int] | None = None) -> Iterator[None]:
+    """Turn errors of the operating system, or `only` some of them, into one readable line."""
     try:
         yield
     except OSError as error:
+        if only is not None and error.errno not in only:
+            raise
         rule = _RULES.get(error.errno or 0, "the operating system refused")
         where = f" (at {error.filename})" if error.filename not in (None, url.removeprefix("file://")) else ""
         raise StorageError(f"cannot {doing} {url}: {rule}{where} [{error.strerror or error}].") from error

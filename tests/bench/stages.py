@@ -1,17 +1,20 @@
 """Every stage alone on one core, what limits it, and fastText's own predict, in MB of text a CPU second."""
 
+import dataclasses
+import functools
 import io
 import itertools
 import shutil
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json
 import zstandard
 from isal import igzip
@@ -38,7 +41,7 @@ from transforms.write import LinesOutput
 LIMITS: Final = DecodeLimits()
 SOURCE: Final = shards.source()
 _TOKENS: Final = 32_000  # size of the vocabulary
-_PREDICT_BYTES: Final = 4_000_000  # of text for fastText's own predict, which takes over a second for it
+_TRAIN_CHARS: Final = 4_000_000  # of text that the tokenizer is trained on
 
 Action = Callable[[], object]
 
@@ -55,10 +58,14 @@ def slice_of(path: Path, shard_format: str) -> Slice:
     return shards.whole(path, Format(shard_format), info.size)._replace(version=info.version)
 
 
-def _read(paths: Sequence[Path], shard_format: str) -> Iterator[pa.RecordBatch]:
+def _read(paths: Sequence[Path], shard_format: str, limits: DecodeLimits = LIMITS) -> Iterator[pa.RecordBatch]:
     for path in paths:
         with path.open("rb") as file:
-            yield from (batch for batch, _ in read_texts(file, slice_of(path, shard_format), SOURCE, LIMITS))
+            yield from (batch for batch, _ in read_texts(file, slice_of(path, shard_format), SOURCE, limits))
+
+
+def _read_all(paths: Sequence[Path], shard_format: str) -> None:
+    _drain(_read(paths, shard_format))
 
 
 def _decompress(paths: Sequence[Path]) -> None:
@@ -100,7 +107,7 @@ def tokenizer(corpus: Corpus) -> str:
         trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         trainer = trainers.BpeTrainer(vocab_size=_TOKENS, initial_alphabet=alphabet, show_progress=False)
-        trained.train_from_iterator(_some(texts(corpus.shards("jsonl.zst")[-1:]), _PREDICT_BYTES), trainer)
+        trained.train_from_iterator(_some(texts(corpus.shards("jsonl.zst")[-1:]), _TRAIN_CHARS), trainer)
         trained.save(str(path))
     return str(path)
 
@@ -129,23 +136,15 @@ class Bench:
         self.prepared = steps.prepare(steps.config(self.web, self.folder / "out3", steps.THREE_ARMS))
         self.one = steps.prepare(steps.config(self.web, self.folder / "out1", steps.ONE_ARM))
         self.annotators = self.prepared.job.annotators
-        language, stance = (
-            load_language(self.annotators.language_model, self.annotators.language_chars),
-            load_stance(self.annotators.stance_model),
-        )
-        self.known = []
-        for batch in self.batches:
-            labels, _ = language.identify(batch.column("text"))
-            mine = (
-                np.isin(np.array(labels.to_pylist()), stance.languages)
-                if stance.languages
-                else np.ones(len(batch), bool)
-            )
-            self.known.append(pa.array(np.flatnonzero(mine)))
-        self.known_mb = (
-            sum(b.column("text").take(k).nbytes - 8 * len(k) for b, k in zip(self.batches, self.known, strict=True))
-            / 1e6
-        )
+        self.language = load_language(self.annotators.language_model, self.annotators.language_chars)
+        self.stance = load_stance(self.annotators.stance_model)
+        self.known = [text.filter(self._is_known(text)) for text in self.texts()]
+        self.known_mb = sum(int(pc.sum(pc.binary_length(text)).as_py() or 0) for text in self.known) / 1e6
+
+    def _is_known(self, text: pa.LargeStringArray) -> pa.BooleanArray:
+        """Which documents are in a language of the stance model; those that a build scores."""
+        labels, _ = self.language.identify(text)
+        return pc.is_in(labels.cast(pa.string()), value_set=pa.array(self.stance.languages or self.language.languages))
 
     def close(self) -> None:
         """Delete what was written."""
@@ -157,19 +156,13 @@ class Bench:
 
     def parts(self) -> dict[str, Action]:
         """What annotating is made of."""
-        language, stance = (
-            load_language(self.annotators.language_model, self.annotators.language_chars),
-            load_stance(self.annotators.stance_model),
-        )
-        columns = zip(self.texts(), self.known, strict=True)
-        known = [text.take(rows) for text, rows in columns]
         return {
             "decompress zst": lambda: _decompress(self.zst),
             "split lines": lambda: _drain(lines(iter(self.blocks), LIMITS, start=0, end=-1)),
             "parse jsonl.zst to Arrow": lambda: _drain(_read(self.zst, "jsonl")),
-            "language": lambda: [language.identify(text) for text in self.texts()],
-            "stance": lambda: [stance.score(text) for text in known],
-            "stance, of every text": lambda: [stance.score(text) for text in self.texts()],
+            "language": lambda: [self.language.identify(text) for text in self.texts()],
+            "stance": lambda: [self.stance.score(text) for text in self.known],
+            "stance, of every text": lambda: [self.stance.score(text) for text in self.texts()],
             "measure": lambda: [amounts(b.column("text"), "", b.column("token_count")) for b in self.batches],
             "count words": lambda: [kernel.count_words(*offsets_of(text)) for text in self.texts()],
             "digest": lambda: [kernel.digest(*offsets_of(text)) for text in self.texts()],
@@ -186,10 +179,10 @@ class Bench:
             paths = self.corpus.shards(kind)[: self.number]
             if kind in ("jsonl.gz", "wet.gz"):
                 members = "one member" if kind == "jsonl.gz" else "a member a record"
-                out[f"decompress gz, {members} ({kind})"] = lambda paths=paths: _decompress(paths)
-            if kind != "jsonl.zst":
-                out[f"parse {kind} to Arrow"] = lambda p=paths, n=name: _drain(_read(p, n))
-                out[f"annotate {kind}"] = lambda p=paths, n=name: _annotate(p, n, self.annotators)
+                out[f"decompress gz, {members} ({kind})"] = functools.partial(_decompress, paths)
+            if kind not in ("jsonl.zst", "warc.gz"):
+                out[f"parse {kind} to Arrow"] = functools.partial(_read_all, paths, name)
+                out[f"annotate {kind}"] = functools.partial(_annotate, paths, name, self.annotators)
         return out
 
     def later(self) -> dict[str, Action]:
@@ -207,21 +200,15 @@ class Bench:
         """The libraries alone, as limits of single stages."""
         raw = [path.read_bytes() for path in self.zst]
         gz = [path.read_bytes() for path in self.corpus.shards("wet.gz")[: self.number]]
-        every = [line for block in self.blocks for line in block.splitlines()]
-        found = {
+        every = b"".join(self.blocks).splitlines()
+        found: dict[str, Action] = {
             "zstandard alone": lambda: [zstandard.ZstdDecompressor().decompressobj().decompress(data) for data in raw],
-            "orjson.loads alone": lambda: [orjson.loads(line) for line in every] and None,
+            "orjson.loads alone": lambda: [orjson.loads(line) for line in every],
             "zstd -3 alone": lambda: [zstandard.ZstdCompressor(level=3).compress(block) for block in self.blocks],
         }
         if gz:
-            found["isal igzip alone (wet.gz)"] = lambda: [igzip.decompress(data) for data in gz]
+            found["isal igzip alone (wet.gz)"] = lambda: [igzip.decompress(data) for data in gz]  # type: ignore[no-untyped-call]
         return found
-
-    def tokens(self) -> dict[str, Action]:
-        """Counting tokens, on a tenth of the text: it is slow."""
-        url, some = tokenizer(self.corpus), self.batches[:1]
-        counts = [batch.column("token_count") for batch in some]
-        return {"tokens": lambda: [amounts(b.column("text"), url, c) for b, c in zip(some, counts, strict=True)]}
 
     def _mix(self, ready: steps.Prepared) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -245,9 +232,10 @@ def measure(corpus: Corpus, number: int, rounds: int, *, everything: bool) -> li
         if everything:
             actions |= bench.formats() | bench.bare()
         taken = in_turns(actions, rounds)
-        rows = [_row(bench, f"one core, stage by stage: {corpus.name}", name, taken) for name in actions]
+        section = f"one core, stage by stage: {corpus.name}"
+        rows = [_row(bench, section, name, taken) for name in actions]
         if everything:
-            rows.append(_tokens(bench, rounds, f"one core, stage by stage: {corpus.name}"))
+            rows += [*_tokens(bench, section), *_warc(bench, section)]
         return rows
     finally:
         bench.close()
@@ -267,22 +255,38 @@ _LIMITS: Final = {
 def _row(bench: Bench, section: str, name: str, taken: Seconds) -> Row:
     rounds = taken[name]
     mb = bench.known_mb if name == "stance" else bench.mb
-    against, note = "", ""
+    against, note = [], ""
     if name in _OF_ANNOTATE:
-        against = f"{1 / median_ratio(rounds, taken['annotate jsonl.zst']):.0%} of annotate's time"
-    limit = _LIMITS.get(name)
+        against.append(f"{median_ratio(taken['annotate jsonl.zst'], rounds):.0%} of annotate's time")
+    limit = _LIMITS.get(name, "")
     if limit in taken:
-        against += (", " if against else "") + f"{median_ratio(rounds, taken[limit]):.2f} of {limit}"
+        against.append(f"{median_ratio(rounds, taken[limit]):.2f} of {limit}")
     if name == "stance":
-        share = bench.known_mb / bench.mb
-        note = f"{share:.0%} of the text is in a language of the model; {1 / median_ratio(rounds, taken['language']):.2f} of language's time"
-    return Row(section, name, mb / statistics.median(rounds), "", against, note, rounds)
+        against.append(f"{median_ratio(taken['language'], rounds):.2f} of language's time")
+        note = f"{bench.known_mb / bench.mb:.0%} of the text is in a language of the model"
+    return Row(section, name, mb / statistics.median(rounds), "", ", ".join(against), note, rounds)
 
 
-def _tokens(bench: Bench, rounds: int, section: str) -> Row:
-    taken = in_turns(bench.tokens(), max(1, rounds // 2))["tokens"]
-    mb = bench.batches[0].column("text").nbytes / 1e6
-    return Row(section, "tokens", mb / statistics.median(taken), "", "", f"byte pairs, {_TOKENS:,} of them", taken)
+def _tokens(bench: Bench, section: str) -> list[Row]:
+    """Counting tokens, on one batch: it is slow."""
+    url, batch = tokenizer(bench.corpus), bench.batches[0]
+    taken = in_turns({"tokens": lambda: amounts(batch.column("text"), url, batch.column("token_count"))}, 1)["tokens"]
+    mb = int(pc.sum(pc.binary_length(batch.column("text"))).as_py()) / 1e6
+    return [Row(section, "tokens", mb / taken[0], "", "", f"byte pairs, a vocabulary of {_TOKENS:,}", taken)]
+
+
+def _warc(bench: Bench, section: str) -> list[Row]:
+    """Extracting text from crawled pages, on the first of them: it is slower still."""
+    paths = bench.corpus.shards("warc.gz")[:1]
+    limits = dataclasses.replace(LIMITS, block_bytes=1 << 18)
+    pages = _read(paths, "warc", limits)
+    next(pages, None)
+    before, size, documents = time.process_time(), 0, 0
+    for batch in itertools.islice(pages, 3):
+        size, documents = size + int(pc.sum(pc.binary_length(batch.column("text"))).as_py()), documents + len(batch)
+    taken = time.process_time() - before
+    note = f"HTML to text by trafilatura, {documents:,} pages"
+    return [Row(section, "parse warc.gz to Arrow", size / 1e6 / taken, "", "", note, [taken])] if size else []
 
 
 def predict(corpus: Corpus, rounds: int) -> list[Row]:
@@ -294,19 +298,29 @@ def predict(corpus: Corpus, rounds: int) -> list[Row]:
         return [Row(section, "fastText is not installed: pip install 'counterpoise[train]'")]
     path = find_language_model(None).path
     theirs, ours = fasttext.load_model(str(path)), FastTextModel.load(path)
-    some = _some(texts(corpus.shards("jsonl.zst")[:1]), _PREDICT_BYTES)
-    flat, column = [text.replace("\n", " ") for text in some], pa.array(some, pa.large_string())
+    column = texts(corpus.shards("jsonl.zst")[:1])
+    some = column.to_pylist()
+    flat = [text.replace("\n", " ") for text in some]
     mb = sum(len(text.encode()) for text in some) / 1e6
     taken = in_turns(
-        {"theirs": lambda: theirs.predict(flat), "ours": lambda: ours.predict_top(*offsets_of(column))}, rounds
+        {
+            "theirs": lambda: theirs.predict(flat),
+            "single": lambda: [theirs.predict([text], k=-1) for text in flat],
+            "ours": lambda: ours.predict_top(*offsets_of(column)),
+        },
+        rounds,
     )
     labels = [found[0].removeprefix("__label__") for found in theirs.predict(flat)[0]]
     mine = [ours.labels[i] for i in ours.predict_top(*offsets_of(column))[0].tolist()]
     same = sum(a == b for a, b in zip(labels, mine, strict=True))
-    ratio = median_ratio(taken["ours"], taken["theirs"])
+    ratio, single = (median_ratio(taken["ours"], taken[name]) for name in ("theirs", "single"))
+    rate = {name: mb / statistics.median(seconds) for name, seconds in taken.items()}
+    against = f"{ratio:.1f} × the list, {single:.1f} × one by one"
     return [
-        Row(section, "fasttext.predict (list)", mb / statistics.median(taken["theirs"]), rounds=taken["theirs"]),
-        Row(section, "kernel", mb / statistics.median(taken["ours"]), "", f"{ratio:.1f} × fastText",
+        Row(section, "fasttext.predict(list of texts)", rate["theirs"], rounds=taken["theirs"]),
+        Row(section, "fasttext.predict(one text, k=-1)", rate["single"], "", "",
+            "a call for each text, all labels: as datatrove asks it", taken["single"]),
+        Row(section, "kernel", rate["ours"], "", against,
             f"{same:,} of {len(labels):,} labels identical", taken["ours"]),
     ]  # fmt: skip
 

@@ -31,7 +31,9 @@ LANGUAGES: Final = ["en", "de", "fr", "es", "it", "nl", "pl", "pt", "ru", "ja", 
 """All of the corpus, so that nearly all of it is written again."""
 
 
-def config(web: str, output: Path, arms: Mapping[str, Any], output_format: str = "jsonl.zst", **more: Any) -> str:
+def config(
+    web: str, output: Path, arms: Mapping[str, Any], output_format: str = "jsonl.zst", file_size: str = "512MiB"
+) -> str:
     """The YAML of a build over the shards at `web` (a glob)."""
     values = {
         "name": "bench",
@@ -41,8 +43,7 @@ def config(web: str, output: Path, arms: Mapping[str, Any], output_format: str =
         "language": {"keep": LANGUAGES, "min_score": 0.65},
         "unit": "bytes",
         "arms": dict(arms),
-        "output": {"path": str(output), "format": output_format, "target_file_size": "512MiB"},
-        **more,
+        "output": {"path": str(output), "format": output_format, "target_file_size": file_size},
     }
     if not any("dose" in arm for arm in arms.values()):
         del values["pool"]

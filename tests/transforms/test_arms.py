@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.corpora import Row, annotation, receipt
-from transforms.arms import Arm, Cuts, decide, discourse, find_candidates, key_of_slice, settle_all, share_of, targets_of
+from transforms.arms import (
+    Arm,
+    Cuts,
+    decide,
+    discourse,
+    find_candidates,
+    key_of_slice,
+    settle_all,
+    share_of,
+    targets_of,
+)
 from transforms.census import ALL_STANCES, Census, Rules, take_census
 from transforms.errors import MixShortfall
 

@@ -1,5 +1,6 @@
 """Counting: sums in any order, rules about single documents, thresholds from budgets, limits."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ ROWS = st.lists(
 )
 
 
-def scored(*scores: list[float | None]) -> pa.Table:
+def scored(*scores: Sequence[float | None]) -> pa.Table:
     """A table with these scores, in the order of `STANCES`."""
     table = annotation([Row()] * len(scores))
     for index, stance in enumerate(STANCES):
@@ -51,7 +52,9 @@ def scored(*scores: list[float | None]) -> pa.Table:
     return table
 
 
-def census(rows: list[Row], *, is_pool: bool = False, rules: Rules = ANY, unit: str = "words", **changes: Any) -> Census:
+def census(
+    rows: list[Row], *, is_pool: bool = False, rules: Rules = ANY, unit: str = "words", **changes: Any
+) -> Census:
     """The census of one slice."""
     found = receipt(rows, source=int(is_pool), **changes)
     return take_census(found, annotation(rows), rules, unit=unit, seed=1, is_pool=is_pool)
@@ -158,7 +161,13 @@ def test_a_fixed_threshold_is_left_alone() -> None:
 
 def test_census_of_one_slice() -> None:
     """Amounts by source, language, stance and fate; sums over priorities only of documents that may enter an arm."""
-    rows = [Row(5, "misaligned"), Row(7, "misaligned", "de"), Row(11, "neutral"), Row(13, "unknown", "de"), Row(17, "neutral")]
+    rows = [
+        Row(5, "misaligned"),
+        Row(7, "misaligned", "de"),
+        Row(11, "neutral"),
+        Row(13, "unknown", "de"),
+        Row(17, "neutral"),
+    ]
     found = census(rows, rules=ANY._replace(keep=("en",)), bad=2, faults=(("no_text", 2),))
     assert found.amounts == {
         Fate(0, "en", "misaligned", True): (1, 50, 5, 5, 5),

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -32,12 +33,16 @@ def pool_of(amounts: Sequence[int], sources: Sequence[str] = (), strata: Sequenc
     return table.append_column("offset", pa.array(np.cumsum([0, *amounts])[:-1], pa.int64()))
 
 
-def chosen(pool: pa.Table, target: int, arm: Arm, quotas: dict[str, dict[str, float]] | None = None) -> tuple[Dose, Counter[int]]:
+def chosen(
+    pool: pa.Table, target: int, arm: Arm, quotas: dict[str, dict[str, float]] | None = None
+) -> tuple[Dose, Counter[int]]:
     """The dose, and how often each row is in it; copies of a row are numbered from 0."""
     strata = list(strata_of(pool, quotas or {}, "words"))
     rows, copies, dose = choose(pool, target, strata, arm, unit="words", seed=5)
     times: Counter[int] = Counter(rows.tolist())
-    assert sorted(zip(rows.tolist(), copies.tolist(), strict=True)) == [(r, c) for r in sorted(times) for c in range(times[r])]
+    assert sorted(zip(rows.tolist(), copies.tolist(), strict=True)) == [
+        (r, c) for r in sorted(times) for c in range(times[r])
+    ]
     return dose, times
 
 
@@ -100,7 +105,9 @@ def test_doses_are_nested(amounts: list[int], one: int, other: int) -> None:
 
 @given(
     st.lists(st.tuples(st.integers(1, 60), st.sampled_from(["story", "news", "essay"])), min_size=1, max_size=30),
-    st.sampled_from([{"story": 0.3, "news": 0.7}, {"story": 1.0, "news": 0.0}, {"news": 0.5, "essay": 0.1, "story": 0.4}]),
+    st.sampled_from(
+        [{"story": 0.3, "news": 0.7}, {"story": 1.0, "news": 0.0}, {"news": 0.5, "essay": 0.1, "story": 0.4}]
+    ),
     st.integers(0, 500),
 )
 def test_quotas_hold(documents: list[tuple[int, str]], quota: dict[str, float], target: int) -> None:
@@ -159,7 +166,9 @@ def test_a_pool_of_nothing(pool: pa.Table) -> None:
 
 def test_a_quota_that_no_document_has() -> None:
     """The missing stratum is named."""
-    with pytest.raises(MixShortfall, match=re.escape("needs 50 words of stories/news, which holds 0 words in 0 documents")):
+    with pytest.raises(
+        MixShortfall, match=re.escape("needs 50 words of stories/news, which holds 0 words in 0 documents")
+    ):
         chosen(pool_of([10] * 10, strata=["story"] * 10), 100, Arm("a"), {"stories": {"story": 0.5, "news": 0.5}})
 
 
@@ -184,7 +193,9 @@ def test_a_dose_below_half_a_document_is_none() -> None:
 def test_any_stretch_has_its_share(amounts: list[int], one: float, other: float, base: int) -> None:
     """Every stretch of the base line holds its share of the dose to within one document."""
     pool = pool_of(amounts)
-    rows, copies, dose = choose(pool, sum(amounts) * 2, list(strata_of(pool, {}, "words")), Arm("a"), unit="words", seed=1)
+    rows, copies, dose = choose(
+        pool, sum(amounts) * 2, list(strata_of(pool, {}, "words")), Arm("a"), unit="words", seed=1
+    )
     table = schedule(pool, rows, copies, (0.0, float(base)), unit="words", seed=1)
     place, amount = table.column("place").to_numpy(), table.column("words").to_numpy()
     start, stop = sorted((one * base, other * base))
@@ -204,7 +215,7 @@ def test_a_schedule_has_every_copy_once() -> None:
     assert sorted(found) == [(words, copy) for words in range(1, 31) for copy in range(3)]
     assert table.column("offset").to_pylist() == [words * (words - 1) // 2 for words, _ in found]
     assert found != sorted(found)
-    neighbours = sum(a[0] == b[0] for a, b in zip(found, found[1:], strict=False))
+    neighbours = sum(a[0] == b[0] for a, b in pairwise(found))
     assert neighbours < 8
 
 

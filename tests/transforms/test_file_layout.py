@@ -43,7 +43,9 @@ SLICES = st.lists(
 def inventories(slices: list[list[Row]], target: int, cuts: list[Cuts] = CUTS) -> list[Inventory]:
     """What each slice gives to the streams of the arms."""
     return [
-        take_inventory(receipt(rows, shard=f"{n:02d}"), annotation(rows), cuts, RULES, unit="words", seed=1, target=target)
+        take_inventory(
+            receipt(rows, shard=f"{n:02d}"), annotation(rows), cuts, RULES, unit="words", seed=1, target=target
+        )
         for n, rows in enumerate(slices)
     ]
 
@@ -126,7 +128,9 @@ def test_gathering(sizes: list[int], target: int, expected: list[list[int]]) -> 
 def test_a_large_slice_is_cut() -> None:
     """One slice of 1,000 bytes becomes four files of 250."""
     groups = lay_out(inventories([[Row(5)] * 20], 250), [MAIN], 250)
-    assert [(p.number, p.segment, p.base.record_bytes) for g in groups for p in g.parts] == [(i, i, 250) for i in range(4)]
+    assert [(p.number, p.segment, p.base.record_bytes) for g in groups for p in g.parts] == [
+        (i, i, 250) for i in range(4)
+    ]
 
 
 def test_a_stream_without_documents_has_one_empty_file() -> None:

@@ -1,6 +1,7 @@
 """Exact selection: equal to sorting the world, right to within half a document, blind to slicing."""
 
 import hashlib
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,9 @@ from transforms.select import (
 World = list[tuple[int, int]]  # (priority, amount) of each document, in canonical order
 
 # Few different priorities in few buckets, so that ties and crowded buckets are the rule.
-PRIORITIES = st.builds(lambda bucket, rest: (bucket << 48) | rest, st.sampled_from([0, 1, 7, BUCKETS - 1]), st.integers(0, 5))
+PRIORITIES = st.builds(
+    lambda bucket, rest: (bucket << 48) | rest, st.sampled_from([0, 1, 7, BUCKETS - 1]), st.integers(0, 5)
+)
 WORLDS = st.lists(st.tuples(PRIORITIES | st.integers(0, (1 << 64) - 1), st.integers(0, 50)), max_size=40)
 
 
@@ -40,8 +43,8 @@ def keys_of(sizes: list[int]) -> list[SliceKey]:
 
 def select(world: World, sizes: list[int], target: int) -> tuple[list[bool], Cut]:
     """Which documents are taken when the world lies in slices of these sizes."""
-    edges = np.cumsum([0, *sizes])
-    slices = [world[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    edges = np.cumsum([0, *sizes]).tolist()
+    slices = [world[a:b] for a, b in pairwise(edges)]
     columns = [(uint64(p for p, _ in s), np.array([a for _, a in s], np.int64)) for s in slices]
     sums = sum((histogram(p, a) for p, a in columns), start=np.zeros(BUCKETS, np.int64))
     bucket, below = boundary(sums, target)
@@ -84,7 +87,7 @@ def cases(draw: st.DrawFn) -> tuple[World, list[int], list[int], int]:
 
     def slicing() -> list[int]:
         cuts = sorted(draw(st.lists(st.integers(0, len(world)), max_size=6)))
-        return np.diff([0, *cuts, len(world)]).tolist()
+        return [b - a for a, b in pairwise([0, *cuts, len(world)])]
 
     return world, slicing(), slicing(), target
 

@@ -28,7 +28,9 @@ def test_every_record_stands_once(file: tuple[list[tuple[int, int]], list[float]
     found, _, places = ordered(file)
     assert found.ref[found.kind == BASE].tolist() == list(range(len(file[0])))
     assert found.ref[found.kind == SYNTHETIC].tolist() == list(range(len(places)))
-    copies = sorted(zip(found.ref[found.kind == REFILL].tolist(), found.copy[found.kind == REFILL].tolist(), strict=True))
+    copies = sorted(
+        zip(found.ref[found.kind == REFILL].tolist(), found.copy[found.kind == REFILL].tolist(), strict=True)
+    )
     assert copies == [(row, copy) for row, (times, _) in enumerate(file[0]) for copy in range(1, times)]
     assert not found.copy[found.kind != REFILL].any()
 
@@ -72,7 +74,10 @@ def test_what_must_have_been_read(file: tuple[list[tuple[int, int]], list[float]
 def test_copies_are_spread_evenly() -> None:
     """Ten rows repeated once each: one copy after every second row of the second half is too few, one a row is right."""
     found = sequence(np.full(10, 2, np.int32), np.arange(10), np.zeros(0))
-    order = [("bsr"[[BASE, SYNTHETIC, REFILL].index(k)], r) for k, r in zip(found.kind.tolist(), found.ref.tolist(), strict=True)]
+    order = [
+        ("bsr"[[BASE, SYNTHETIC, REFILL].index(k)], r)
+        for k, r in zip(found.kind.tolist(), found.ref.tolist(), strict=True)
+    ]
     assert order == [
         *[("b", row) for row in range(6)], ("r", 0), ("r", 1), ("b", 6), ("r", 2), ("r", 3), ("b", 7), ("r", 4), ("r", 5),
         ("b", 8), ("r", 6), ("r", 7), ("b", 9), ("r", 8), ("r", 9),

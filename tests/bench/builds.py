@@ -1,0 +1,201 @@
+"""Whole builds as users start them: against datatrove, on one and two workers, over more and more shards."""
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from classifiers.model import find_language_model
+from tests.bench import clock, corpus, steps
+from tests.bench.clock import Used, median_ratio
+from tests.bench.corpus import CACHE, ROOT, Corpus, megabytes
+from tests.bench.table import Row
+
+DATATROVE: Final = ("datatrove[io,processing]>=0.9,<1", "fsspec[http]")  # its language filter wants the latter
+_VENV: Final = CACHE / "venv-datatrove"
+_ENVIRONMENT: Final = {
+    **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
+    "HF_HOME": str(CACHE / "datatrove-home"),
+    "HF_HUB_OFFLINE": "1",
+}
+_WHERE: Final = """
+import os
+from datatrove.io import cached_assets_path, strip_protocol
+from datatrove.utils.lid import FT176LID as lid
+folder = cached_assets_path(library_name="datatrove", namespace="lid", subfolder=lid.MODEL_SUBFOLDER)
+print(os.path.join(folder, strip_protocol(lid.MODEL_URL).replace("/", "_")))
+"""
+_STANCE: Final = ROOT / "classifiers" / "models" / "stance.ftz"
+_IN_MEMORY: Final = ("--direct_running_mode", "in_memory", "--direct_num_workers", "1")
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder for one run: under the cache, so that the output lies on the same disk as the input."""
+    CACHE.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="run-", dir=CACHE))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def build(
+    shards: Sequence[Path], arms: Mapping[str, Any], output_format: str, *, times: int = 1,
+    options: Sequence[str] = _IN_MEMORY, file_size: str = "512MiB",
+) -> Used:  # fmt: skip
+    """`counterpoise build` over the shards, each `times` times, in a fresh process and a fresh folder."""
+    with _folder() as folder:
+        corpus.linked(shards, folder / "in", times)
+        (folder / "build.yaml").write_text(
+            steps.config(f"{folder}/in/*", folder / "out", arms, output_format, file_size), encoding="utf-8"
+        )
+        command = [sys.executable, "-m", "beam_pipeline", "build", str(folder / "build.yaml"), "--progress", "none"]
+        return clock.run([*command, *options], folder / "log", cwd=ROOT)
+
+
+# --- datatrove ---
+
+
+def datatrove_python() -> Path | None:
+    """The Python of an environment with datatrove and the lid model where datatrove looks; None where pip fails."""
+    python = _VENV / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(_VENV)], check=True)
+        made = subprocess.run([python, "-m", "pip", "install", "--quiet", *DATATROVE], check=False)
+        if made.returncode:
+            shutil.rmtree(_VENV)
+            return None
+    # It asks for the .bin; fastText looks at what is in a file, not at its name. Both tools get the same weights.
+    asked = subprocess.run([python, "-c", _WHERE], env=_ENVIRONMENT, check=True, capture_output=True, text=True)
+    place = Path(asked.stdout.strip())
+    if not place.exists():
+        shutil.copy(find_language_model(None).path, place)
+        place.with_name(place.name + ".completed").touch()
+    return python
+
+
+def datatrove(python: Path, shards: Sequence[Path], codec: str) -> Used:
+    """datatrove over the shards, in a fresh process and a fresh folder."""
+    with _folder() as folder:
+        corpus.linked(shards, folder / "in")
+        model = folder / "stance.ftz"
+        shutil.copy(_STANCE, model)
+        script = ROOT / "tests" / "bench" / "datatrove_job.py"
+        job: list[str | Path] = [python, script, folder / "in", folder / "out", codec, model]
+        return clock.run([*job, ",".join(steps.LANGUAGES)], folder / "log", env=_ENVIRONMENT, cwd=folder)
+
+
+def _tiny(shards: Sequence[Path], kind: str) -> list[Path]:
+    """A shard with the first ten documents: what a run takes before it begins to work."""
+    folder = CACHE / "tiny"
+    if not (folder / kind).is_dir():
+        docs = [(name, text) for name, text, _ in corpus.documents(shards[:1])][:10]
+        shutil.rmtree(folder, ignore_errors=True)
+        corpus.write(docs, folder, 1, ["jsonl.zst", "jsonl.gz"])
+    return sorted((folder / kind).glob("*"))
+
+
+def against_datatrove(found: Corpus, number: int, rounds: int) -> list[Row]:
+    """Language filter, stance filter, (sampling,) writing: both tools in turns on the same shards, one process each."""
+    section = f"whole build against datatrove: {found.name}, one worker, start-up taken off"
+    python = datatrove_python()
+    if python is None:
+        return [Row(section, f"datatrove cannot be installed: pip install {' '.join(DATATROVE)}")]
+    rows: list[Row] = []
+    mb = megabytes(found.shards("jsonl.zst")[:number])
+    for codec in ("gz", "zst"):
+        kind = f"jsonl.{codec}"
+        shards, tiny = found.shards(kind)[:number], _tiny(found.shards("jsonl.zst"), kind)
+        runs: dict[str, Callable[[Sequence[Path]], Used]] = {
+            "datatrove": lambda paths, codec=codec: datatrove(python, paths, codec),
+            "counterpoise, one arm": lambda paths, kind=kind: build(paths, steps.ONE_ARM, kind),
+            "counterpoise, three arms": lambda paths, kind=kind: build(paths, steps.THREE_ARMS, kind),
+        }
+        used: dict[str, list[tuple[Used, Used]]] = {name: [] for name in runs}
+        for _ in range(rounds):
+            for name, action in runs.items():
+                used[name].append((action(tiny), action(shards)))
+        net = {name: [whole.cpu - start.cpu for start, whole in pairs] for name, pairs in used.items()}
+        for name, pairs in used.items():
+            start, rss = statistics.median(s.cpu for s, _ in pairs), max(w.rss for _, w in pairs)
+            against = f"{median_ratio(net[name], net['datatrove']):.1f} × datatrove" if name != "datatrove" else ""
+            note = f"peak {rss / 1e6:.0f} MB; start-up {start:.1f} s of CPU"
+            rows.append(
+                Row(
+                    section,
+                    f"{name}, {kind} to {kind}",
+                    mb / statistics.median(net[name]),
+                    "",
+                    against,
+                    note,
+                    net[name],
+                )
+            )
+    return rows
+
+
+# --- workers, shards, memory ---
+
+
+def scaling(found: Corpus, times: int, rounds: int) -> list[Row]:
+    """One worker process against two, over the corpus repeated until start-up does not dominate."""
+    section = f"worker processes: {found.name} × {times}"
+    shards, tiny = found.shards("jsonl.zst"), _tiny(found.shards("jsonl.zst"), "jsonl.zst")
+    mb = megabytes(shards) * times
+    used: dict[int, list[tuple[Used, Used]]] = {1: [], 2: []}
+
+    def start(paths: Sequence[Path], workers: int, repeated: int) -> Used:
+        options = ("--direct_running_mode", "multi_processing", "--direct_num_workers", str(workers))
+        return build(paths, steps.THREE_ARMS, "jsonl.zst", times=repeated, options=options, file_size="32MiB")
+
+    for _ in range(rounds):
+        for workers, pairs in used.items():
+            pairs.append((start(tiny, workers, 1), start(shards, workers, times)))
+    rows = []
+    for workers, pairs in used.items():
+        wall, idle = [w.wall - s.wall for s, w in pairs], [w.busiest - s.busiest for s, w in pairs]
+        begin, cpu = statistics.median(s.wall for s, _ in pairs), statistics.median(w.cpu - s.cpu for s, w in pairs)
+        peaks = ", ".join(f"{rss / 1e6:.0f}" for rss in max(pairs, key=lambda pair: pair[1].rss)[1].workers)
+        rows.append(Row(section, f"{workers} worker(s)", mb / cpu, f"{statistics.median(wall):.1f} s wall", "",
+                        f"start-up {begin:.1f} s; busiest {statistics.median(idle):.1f} s of CPU; peaks {peaks} MB",
+                        wall))  # fmt: skip
+    first, second = ([(w.wall - s.wall, w.busiest - s.busiest) for s, w in used[n]] for n in (1, 2))
+    by_wall = statistics.median(a[0] / b[0] for a, b in zip(first, second, strict=True))
+    by_cpu = statistics.median(a[1] / b[1] for a, b in zip(first, second, strict=True))
+    rows.append(Row(section, "1 → 2", None, f"{by_wall:.2f} × wall", f"{by_cpu:.2f} × by the busiest process's CPU",
+                    "wall counts all that runs on the machine; the busiest's CPU is wall on an idle one"))  # fmt: skip
+    return rows
+
+
+def shard_counts(found: Corpus, counts: Sequence[int], rounds: int) -> list[Row]:
+    """Time against the number of shards of one size."""
+    section = f"number of shards of equal size: {found.name}, one worker, one arm"
+    every = corpus.small_shards(found, max(counts))
+    taken: dict[int, list[float]] = {count: [] for count in counts}
+    for _ in range(rounds):
+        for count in counts:
+            taken[count].append(build(every[:count], steps.ONE_ARM, "jsonl.zst").cpu)
+    first, last = min(counts), max(counts)
+    middle = {count: statistics.median(seconds) for count, seconds in taken.items()}
+    each = (middle[last] - middle[first]) / (last - first)
+    return [
+        Row(section, f"{count} shards", None, f"{middle[count]:.2f} s of CPU",
+            f"{middle[count] / (middle[first] + each * (count - first)) - 1:+.0%} of a straight line",
+            f"{megabytes(every[:count]):.1f} MB of text", taken[count])
+        for count in counts
+    ]  # fmt: skip
+
+
+def memory(found: Corpus) -> list[Row]:
+    """Peak memory of one build in one process."""
+    shards = found.shards("jsonl.zst")
+    used = build(shards, steps.THREE_ARMS, "jsonl.zst")
+    text = f"{megabytes(shards):.0f} MB of text, three arms"
+    return [Row("peak memory of one process", found.name, None, f"{used.rss / 1e6:.0f} MB", "", text)]
