@@ -183,6 +183,20 @@ def run_clean(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_report(args: argparse.Namespace) -> int:
+    """The tables of a finished build again, and its report as a page."""
+    store = store_for(args.output)
+    if store.stat(join(args.output, "_SUCCESS")) is None:
+        raise StorageError(f"{args.output} has no _SUCCESS: it is no finished corpus; run the build again to finish it")
+    manifest = _read_json(join(args.output, "manifest.json"))
+    show_manifest(manifest)
+    if args.html:
+        with open(args.html, "w", encoding="utf-8") as file:
+            file.write(html_report(manifest))
+    print(f"the report is {args.html or join(args.output, 'report.html')}; open it in a browser")
+    return 0
+
+
 def run_demo(args: argparse.Namespace) -> int:
     """Sample input, the whole build, verification."""
     folder = os.path.abspath(args.output)
@@ -353,6 +367,11 @@ def _submit_arguments(sub: argparse.ArgumentParser) -> None:
     submit_arguments(sub)
 
 
+def _report_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("output", metavar="OUTPUT", help="output.path of a finished build")
+    sub.add_argument("--html", metavar="FILE.html", help="write the page here too (the output itself is never changed)")
+
+
 def _demo_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--output", default="demo-output", metavar="FOLDER", help="default: ./demo-output")
     sub.add_argument(
@@ -403,6 +422,8 @@ COMMANDS: dict[str, Command] = {
                       _verify_arguments, run_verify),
     "clean": Command("list what killed and finished builds left behind, and delete it with --yes",
                      "counterpoise clean /data/rebalanced", _clean_arguments, run_clean),
+    "report": Command("show what a finished build came to", "counterpoise report /data/rebalanced --html report.html",
+                      _report_arguments, run_report),
     "inspect": Command("show documents of a build with the words that decided their stance",
                        "counterpoise inspect build.yaml --stance aligned --count 3", _inspect_arguments, run_inspect),
     "train": Command("train a stance model from labelled passages",

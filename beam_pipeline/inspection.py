@@ -52,6 +52,8 @@ def find_documents(job: Build, stance: str, choice: Choice, count: int) -> list[
     seen = False
     for part, source, url in annotated_slices(job):
         seen = True
+        if source.is_pool:  # aligned stories tell of the misaligned option first; the report compares them
+            continue
         scores = read_annotation(url, [stance]).column(stance).to_numpy(zero_copy_only=False).astype(np.float64)
         ranks = np.where(np.isnan(scores), -np.inf, scores if choice == "top" else -np.abs(scores - threshold))
         first = [int(row) for row in np.argsort(-ranks, kind="stable")[:count] if np.isfinite(ranks[row])]

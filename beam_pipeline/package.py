@@ -49,6 +49,7 @@ def write_package(folder: Path, *, with_language_model: bool) -> Path:
         shutil.copytree(home, folder / home.name, ignore=_LEFT_OUT)
     if with_language_model:
         shutil.copyfile(find_language_model().path, folder / "classifiers" / "models" / LANGUAGE_FILE)
+    (folder / "README.md").write_text(f"Counterpoise {beam_pipeline.__version__}, for the workers of one job.\n")
     setup = folder / "setup.py"
     setup.write_text(_SETUP.format(version=beam_pipeline.__version__, requires=pinned()), encoding="utf-8")
     return setup

@@ -33,8 +33,8 @@ from beam_pipeline.package import write_package
 from beam_pipeline.pipeline import build
 from beam_pipeline.preflight import BUILD_RECORD, Preflight
 from classifiers.model import LANGUAGE_MODEL, ModelError
-from transforms.errors import ConfigError, CounterpoiseError
-from transforms.storage import join, store_for
+from transforms.errors import ConfigError, CounterpoiseError, StorageError
+from transforms.storage import brief, join, store_for
 
 RUNNER: Final = "DataflowRunner"
 MAX_GRAPH_BYTES: Final = 1_000_000  # the service takes 10 MB; ours is about 60 kB whatever the input
@@ -163,8 +163,12 @@ def run_submit(args: argparse.Namespace) -> int:
 
 
 def start(job: Job, *, detach: bool, quiet: bool = False) -> int:
-    """Bring the job to the service, say where it can be seen, and follow it; returns the exit code."""
-    result = job.root.run()
+    """Bring the job to the service, say where it can be seen, and follow it; returns the exit code.
+
+    Raises:
+      StorageError: The service refused it, for example because a job of this name is running.
+    """
+    result = _run(job.root)
     google = job.options.view_as(GoogleCloudOptions)
     if not result.has_job:
         print(f"the job was written to {google.template_location}")
@@ -177,12 +181,23 @@ def start(job: Job, *, detach: bool, quiet: bool = False) -> int:
     return follow(result, job.root.runner.dataflow_client, address, quiet=quiet)
 
 
+def _run(root: beam.Pipeline) -> Any:
+    from apache_beam.runners.dataflow.internal.apiclient import DataflowJobAlreadyExistsError
+    from google.api_core.exceptions import GoogleAPICallError
+
+    try:
+        return root.run()
+    except (GoogleAPICallError, DataflowJobAlreadyExistsError) as error:
+        hint = "; a job of this name is at work on the same build" if "already" in str(error).lower() else ""
+        raise StorageError(f"Dataflow refused the job: {brief(error)}{hint}") from error
+
+
 def _submit_nothing(options: PipelineOptions) -> int:
     """A template's launcher must leave a job behind; where nothing is to be done, this one does nothing."""
     options.view_as(SetupOptions).setup_file = None
     root = beam.Pipeline(options=options)
     _ = root | "NothingToDo" >> beam.Create(["nothing to do"])
-    root.run()
+    _run(root)
     return 0
 
 

@@ -37,7 +37,7 @@ _ENDLESS = 10**15  # HierarchicalSoftmaxLoss::buildTree takes it for the count o
 class FastTextModel:
     """An immutable supervised fastText model, scored without the fasttext module.
 
-    Safe to share between threads: each keeps its own memory of words (8 MiB), and scoring holds no lock. A text's
+    Safe to share between threads: each keeps its own memory of words (32 MiB), and scoring holds no lock. A text's
     result depends on its bytes alone, not on the batch, the order or what was scored before.
 
     Attributes:

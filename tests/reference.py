@@ -447,8 +447,8 @@ def give_out(files: list[File], placed: list[tuple[float, Document, int]], *, se
     """Put the synthetic documents into the file on whose stretch of the line they lie, or into files of their own."""
     if separate:
         pieces = segments([d.amounts["bytes"] for _, d, _ in placed], target)
-        for piece in sorted(set(pieces)):
-            files.append(File([], 0, [p for p, i in zip(placed, pieces, strict=True) if i == piece]))
+        apart = [[p for p, i in zip(placed, pieces, strict=True) if i == piece] for piece in sorted(set(pieces))]
+        files += [File([], 0, mine) for mine in apart]
         return
     for index, file in enumerate(files):
         begins = file.start if index else -math.inf

@@ -30,6 +30,8 @@ class ConfigError(CounterpoiseError):
     exit_code = 2
 
     def __init__(self, problems: Sequence[str]) -> None:
+        if isinstance(problems, str):  # Beam makes an error of a worker anew, from its message alone
+            problems = problems.split("\n")
         super().__init__("\n".join(problems))
         self.problems = tuple(problems)
 

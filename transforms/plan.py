@@ -262,6 +262,14 @@ def _is_used(receipt: Receipt, bad: list[str]) -> bool:
     return receipt.part.shard not in bad
 
 
+def _is_pool(receipt: Receipt, sources: tuple[Source, ...]) -> bool:
+    return sources[receipt.part.source_index].is_pool
+
+
+def _is_base(receipt: Receipt, sources: tuple[Source, ...]) -> bool:
+    return not _is_pool(receipt, sources)
+
+
 class _Plan(beam.DoFn):
     def __init__(self, recipe: Recipe, sources: tuple[Source, ...]) -> None:
         super().__init__()
@@ -319,10 +327,8 @@ class MakePlan(beam.PTransform):
     def expand(self, inputs: PlanInputs) -> Planned:
         rules = beam.pvalue.AsSingleton(inputs.rules)
         used = inputs.receipts | "LeaveOutBadShards" >> beam.Filter(_is_used, beam.pvalue.AsList(inputs.bad))
-        base = used | "BaseOnly" >> beam.Filter(
-            lambda r, sources: not sources[r.part.source_index].is_pool, self.sources
-        )
-        pool = used | "PoolOnly" >> beam.Filter(lambda r, sources: sources[r.part.source_index].is_pool, self.sources)
+        base = used | "BaseOnly" >> beam.Filter(_is_base, self.sources)
+        pool = used | "PoolOnly" >> beam.Filter(_is_pool, self.sources)
         targets = beam.pvalue.AsSingleton(inputs.census | "SetTargets" >> beam.Map(_targets, self.recipe))
         candidates = base | "FindCandidates" >> beam.FlatMap(_candidates, targets, rules, self.recipe)
         cuts = candidates | "GatherCandidates" >> beam.combiners.ToList() | "SettleCuts" >> beam.Map(_cuts, targets)

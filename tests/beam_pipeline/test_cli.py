@@ -351,7 +351,8 @@ def test_errors_of_workers_keep_their_code(kind: type[Any]) -> None:
         if kind is ConfigError
         else kind("a\nb")
     )
-    text = f"Traceback (most recent call last):\n  File x\n{kind.__module__}.{kind.__name__}: {error} [while running 'Mix/Mix']\n"
+    last = f"{kind.__module__}.{kind.__name__}: {error} [while running 'Mix/Mix']"
+    text = f"Traceback (most recent call last):\n  File x\n{last}\n"
     again = f"{text}\nDuring handling of the above exception, another exception occurred:\n\n{text}"
     for found in (run.known_error(RuntimeError(text)), run.known_error(RuntimeError(again)), run.known_error(error)):
         assert found == (error.exit_code, str(error))

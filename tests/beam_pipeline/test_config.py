@@ -195,7 +195,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)
 def test_mistakes(case: Refused) -> None:
     """The message names the key and says what would be right."""
-    found = [p for p in problems(**case.changes) if p.startswith(f"{case.key}: ") or p.startswith(f"{case.key}.")]
+    found = [p for p in problems(**case.changes) if p.startswith((f"{case.key}: ", f"{case.key}."))]
     assert any(case.says in problem for problem in found), problems(**case.changes)
 
 

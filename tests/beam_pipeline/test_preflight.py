@@ -81,7 +81,7 @@ def test_a_language_model_that_cannot_be_read(tmp_path: Path) -> None:
 def test_a_tokenizer_that_is_none(tmp_path: Path) -> None:
     """JSON that is no tokenizer."""
     (corpora.write_web(tmp_path) / "tokenizer.json").write_text("{}")
-    with pytest.raises(ConfigError, match="tokenizer: .* is not a tokenizer.json of the tokenizers library"):
+    with pytest.raises(ConfigError, match=r"tokenizer: .* is not a tokenizer.json of the tokenizers library"):
         checked(corpora.config(tmp_path, unit="tokens", tokenizer=f"{tmp_path}/tokenizer.json"))
 
 

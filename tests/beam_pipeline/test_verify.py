@@ -212,7 +212,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "asked": (lambda m: m["config"]["arms"]["all"]["dose"].update(share=0.4), "all: asked for"),
     "placement": (lambda m: m["arms"]["all"]["dose"].update(largest_document=0), "of synthetic text, its share is"),
     "arm": (lambda m: m["arms"]["unfiltered"]["files"].pop(), "is in the corpus, but not in the manifest"),
-    "quarantine": (lambda m: m["quarantine"].update(records=1), "quarantine holds 2 records and 0 shards, the manifest says 1 and 0"),
+    "quarantine": (lambda m: m["quarantine"].update(records=1), "holds 2 records and 0 shards, the manifest says 1"),
 }  # fmt: skip
 
 

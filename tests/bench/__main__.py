@@ -57,7 +57,7 @@ def measure(part: str, found: Corpus, *, quick: bool) -> list[Row]:
                 *stages.measure(long, few, rounds, everything=False),
             ]
         case "predict":
-            return stages.predict(found, rounds)
+            return builds.predict(found, 1 if quick else 3)
         case "datatrove":
             return builds.against_datatrove(found, few if quick else every, 1 if quick else 3)
         case "scaling":

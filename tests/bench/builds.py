@@ -1,5 +1,6 @@
 """Whole builds as users start them: against datatrove, on one and two workers, over more and more shards."""
 
+import json
 import os
 import shutil
 import statistics
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from classifiers.fasttext_model import FastTextModel, offsets_of
 from classifiers.model import find_language_model
 from tests.bench import clock, corpus, steps
 from tests.bench.clock import Used, median_ratio
@@ -81,6 +83,35 @@ def datatrove_python() -> Path | None:
     return python
 
 
+def predict(found: Corpus, rounds: int) -> list[Row]:
+    """fastText's own predict, as two distributions have it, against the kernel on lid.176; and whether labels agree."""
+    section = "fastText's predict against the kernel: lid.176, no cut of the text"
+    path, shard = find_language_model(None).path, found.shards("jsonl.zst")[0]
+    model, column = FastTextModel.load(path), corpus.texts([shard])
+    environments = {"fasttext-community": Path(sys.executable), "fasttext-numpy2-wheel": datatrove_python()}
+    taken: dict[str, list[float]] = {}
+    labels: dict[str, list[str]] = {}
+    for _ in range(rounds):
+        seconds = clock.in_turns({"kernel": lambda: model.predict_top(*offsets_of(column))}, 1)
+        taken.setdefault("kernel", []).extend(seconds["kernel"])
+        for name, python in environments.items():
+            if python is not None:
+                job = [python, ROOT / "tests" / "bench" / "fasttext_job.py", path, shard]
+                result = json.loads(subprocess.run(job, check=True, capture_output=True, text=True).stdout)
+                taken.setdefault(f"{name}: predict(list of texts)", []).append(result["list"])
+                taken.setdefault(f"{name}: predict(text, k=-1)", []).append(result["single"])
+                labels[name] = result["labels"]
+    ours = [model.labels[i] for i in model.predict_top(*offsets_of(column))[0].tolist()]
+    same = ", ".join(f"{sum(map(str.__eq__, ours, found))} of {len(ours)} of {name}" for name, found in labels.items())
+    mb = corpus.text_bytes(shard) / 1e6
+    return [
+        Row(section, name, mb / statistics.median(seconds), "",
+            "" if name == "kernel" else f"kernel {median_ratio(taken['kernel'], seconds):.1f} ×",
+            f"labels identical: {same}" if name == "kernel" else "", seconds)
+        for name, seconds in taken.items()
+    ]  # fmt: skip
+
+
 def datatrove(python: Path, shards: Sequence[Path], codec: str) -> Used:
     """datatrove over the shards, in a fresh process and a fresh folder."""
     with _folder() as folder:
@@ -119,6 +150,8 @@ def against_datatrove(found: Corpus, number: int, rounds: int) -> list[Row]:
             "counterpoise, three arms": lambda paths, kind=kind: build(paths, steps.THREE_ARMS, kind),
         }
         used: dict[str, list[tuple[Used, Used]]] = {name: [] for name in runs}
+        for action in runs.values():  # compiled code and caches of the disk are there from the first round on
+            action(tiny)
         for _ in range(rounds):
             for name, action in runs.items():
                 used[name].append((action(tiny), action(shards)))

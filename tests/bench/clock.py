@@ -48,6 +48,15 @@ class Used(NamedTuple):
     workers: tuple[int, ...]
 
 
+def _peak(process: psutil.Process) -> int:
+    """Peak resident bytes of a process since it became what it is; the kernel's own sum counts what forked it too."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return int(process.memory_info().rss)
+    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0)
+
+
 class _Watch(threading.Thread):
     """Looks at a process tree ten times a second."""
 
@@ -65,11 +74,11 @@ class _Watch(threading.Thread):
                 return
             for process in tree:
                 try:
-                    times, memory = process.cpu_times(), process.memory_info()
+                    times, peak = process.cpu_times(), _peak(process)
                 except psutil.NoSuchProcess:
                     continue
                 self.cpu[process.pid] = times.user + times.system
-                self.rss[process.pid] = max(self.rss.get(process.pid, 0), memory.rss)
+                self.rss[process.pid] = max(self.rss.get(process.pid, 0), peak)
 
 
 def run(command: Sequence[str | Path], log: Path, *, env: Mapping[str, str] | None = None, cwd: Path) -> Used:
@@ -94,4 +103,4 @@ def run(command: Sequence[str | Path], log: Path, *, env: Mapping[str, str] | No
         raise RuntimeError(f"{' '.join(map(str, command))} ended with {child.returncode}:\n{log.read_text()[-3000:]}")
     cpu = max(usage.ru_utime + usage.ru_stime, sum(watch.cpu.values()))  # the sum: children nobody waited for
     workers = sorted((rss for pid, rss in watch.rss.items() if watch.cpu[pid] >= 1), reverse=True)
-    return Used(wall, cpu, max(watch.cpu.values(), default=cpu), usage.ru_maxrss * 1024, tuple(workers))
+    return Used(wall, cpu, max(watch.cpu.values(), default=cpu), max(watch.rss.values(), default=0), tuple(workers))

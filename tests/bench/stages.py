@@ -1,4 +1,4 @@
-"""Every stage alone on one core, what limits it, and fastText's own predict, in MB of text a CPU second."""
+"""Every stage alone on one core, and what limits it, in MB of text a CPU second."""
 
 import dataclasses
 import functools
@@ -21,8 +21,7 @@ from isal import igzip
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from classifiers import kernel
-from classifiers.fasttext_model import FastTextModel, offsets_of
-from classifiers.model import find_language_model
+from classifiers.fasttext_model import offsets_of
 from tests import shards
 from tests.bench import steps
 from tests.bench.clock import Seconds, in_turns, median_ratio
@@ -287,42 +286,6 @@ def _warc(bench: Bench, section: str) -> list[Row]:
     taken = time.process_time() - before
     note = f"HTML to text by trafilatura, {documents:,} pages"
     return [Row(section, "parse warc.gz to Arrow", size / 1e6 / taken, "", "", note, [taken])] if size else []
-
-
-def predict(corpus: Corpus, rounds: int) -> list[Row]:
-    """fastText's own predict against the kernel on lid.176, and whether the labels are the same."""
-    section = "fastText's predict against the kernel, lid.176"
-    try:
-        import fasttext
-    except ImportError:
-        return [Row(section, "fastText is not installed: pip install 'counterpoise[train]'")]
-    path = find_language_model(None).path
-    theirs, ours = fasttext.load_model(str(path)), FastTextModel.load(path)
-    column = texts(corpus.shards("jsonl.zst")[:1])
-    some = column.to_pylist()
-    flat = [text.replace("\n", " ") for text in some]
-    mb = sum(len(text.encode()) for text in some) / 1e6
-    taken = in_turns(
-        {
-            "theirs": lambda: theirs.predict(flat),
-            "single": lambda: [theirs.predict([text], k=-1) for text in flat],
-            "ours": lambda: ours.predict_top(*offsets_of(column)),
-        },
-        rounds,
-    )
-    labels = [found[0].removeprefix("__label__") for found in theirs.predict(flat)[0]]
-    mine = [ours.labels[i] for i in ours.predict_top(*offsets_of(column))[0].tolist()]
-    same = sum(a == b for a, b in zip(labels, mine, strict=True))
-    ratio, single = (median_ratio(taken["ours"], taken[name]) for name in ("theirs", "single"))
-    rate = {name: mb / statistics.median(seconds) for name, seconds in taken.items()}
-    against = f"{ratio:.1f} × the list, {single:.1f} × one by one"
-    return [
-        Row(section, "fasttext.predict(list of texts)", rate["theirs"], rounds=taken["theirs"]),
-        Row(section, "fasttext.predict(one text, k=-1)", rate["single"], "", "",
-            "a call for each text, all labels: as datatrove asks it", taken["single"]),
-        Row(section, "kernel", rate["ours"], "", against,
-            f"{same:,} of {len(labels):,} labels identical", taken["ours"]),
-    ]  # fmt: skip
 
 
 def corpus_facts(corpus: Corpus) -> str:

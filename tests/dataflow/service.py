@@ -48,7 +48,7 @@ class Dataflow:
             self.jobs.append(body)
             job = f"2026-11-24_00_00_00-{len(self.jobs)}"
         if what == "/metrics":
-            return 200, {"metrics": [_metric(*item) for item in self.counters.items()]}
+            return 200, {"metrics": [m for item in self.counters.items() for m in _metrics(*item)]}
         if what == "/messages":
             return 200, {"jobMessages": [
                 {"id": str(i), "messageText": text, "messageImportance": "JOB_MESSAGE_ERROR"}
@@ -58,9 +58,13 @@ class Dataflow:
                      "name": self.jobs[-1]["name"], "type": "JOB_TYPE_BATCH"}  # fmt: skip
 
 
-def _metric(name: str, value: int) -> Json:
+def _metrics(name: str, value: int) -> list[Json]:
+    """A counter as the service reports it: what is committed, and what attempts have counted so far."""
     context = {"namespace": "counterpoise", "step": "s2"}
-    return {"name": {"origin": "user", "name": name, "context": context}, "scalar": value}
+    return [
+        {"name": {"origin": "user", "name": name, "context": {**context, **more}}, "scalar": value}
+        for more in ({}, {"tentative": "true"})
+    ]
 
 
 @contextlib.contextmanager

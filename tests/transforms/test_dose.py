@@ -77,7 +77,7 @@ def test_what_a_dose_is_a_share_of(arm: Arm, expected: int) -> None:
 
 @given(AMOUNTS, st.integers(0, 400), st.integers(1, 5))
 def test_a_dose_is_exact_or_short(amounts: list[int], target: int, most: int) -> None:
-    """Within half a document of the target, no document more than max_repeats times and none twice more than another."""
+    """Within half a document of the target, none more than max_repeats times and none twice more than another."""
     total, arm = sum(amounts), Arm("a", dose_amount=1, max_repeats=most)
     if target > total * most + max(amounts) / 2:
         with pytest.raises(MixShortfall):
@@ -149,8 +149,8 @@ def test_a_shortfall_has_the_numbers() -> None:
         chosen(pool, 333, Arm("dosed", max_repeats=4))
     message = str(error.value)
     assert message.startswith(
-        "arm dosed: the dose needs 333 words of stories, which holds 50 words in 5 documents: with max_repeats 4 that is "
-        "200, short by 133 words; set arms.dosed.max_repeats to 7, or add documents, or lower the dose to 60.1%"
+        "arm dosed: the dose needs 333 words of stories, which holds 50 words in 5 documents: with max_repeats 4 that "
+        "is 200, short by 133 words; set arms.dosed.max_repeats to 7, or add documents, or lower the dose to 60.1%"
     )
     assert chosen(pool, 333, Arm("dosed", max_repeats=7))[0].repeats == 7
     assert chosen(pool, math.floor(333 * 0.601), Arm("dosed", max_repeats=4))[0].got == 200

@@ -72,15 +72,15 @@ def test_what_must_have_been_read(file: tuple[list[tuple[int, int]], list[float]
 
 
 def test_copies_are_spread_evenly() -> None:
-    """Ten rows repeated once each: one copy after every second row of the second half is too few, one a row is right."""
+    """Ten rows repeated once each: two copies after every row of the second half."""
     found = sequence(np.full(10, 2, np.int32), np.arange(10), np.zeros(0))
     order = [
         ("bsr"[[BASE, SYNTHETIC, REFILL].index(k)], r)
         for k, r in zip(found.kind.tolist(), found.ref.tolist(), strict=True)
     ]
     assert order == [
-        *[("b", row) for row in range(6)], ("r", 0), ("r", 1), ("b", 6), ("r", 2), ("r", 3), ("b", 7), ("r", 4), ("r", 5),
-        ("b", 8), ("r", 6), ("r", 7), ("b", 9), ("r", 8), ("r", 9),
+        *[("b", row) for row in range(6)], ("r", 0), ("r", 1), ("b", 6), ("r", 2), ("r", 3), ("b", 7), ("r", 4),
+        ("r", 5), ("b", 8), ("r", 6), ("r", 7), ("b", 9), ("r", 8), ("r", 9),
     ]  # fmt: skip
 
 
