@@ -28,7 +28,8 @@ from classifiers import calibrate, train
 from classifiers.model import STANCES
 from classifiers.stance import StanceModel
 from transforms.counters import Counter
-from transforms.errors import ConfigError, OutputConflict
+from transforms.errors import ConfigError, StorageError, OutputConflict
+from transforms.report import html_report
 from transforms.spool import scratch, scratch_in
 from transforms.storage import join, store_for
 

@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         level=logging.INFO if args.debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
     if not args.debug:
-        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # its warnings and tracebacks; errors are ours to tell
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # errors are ours to tell, once
     with _Signals():
         try:
             return int(args.run(args) or 0)
