@@ -28,7 +28,7 @@ from classifiers import calibrate, train
 from classifiers.model import STANCES
 from classifiers.stance import StanceModel
 from transforms.counters import Counter
-from transforms.errors import ConfigError, StorageError, OutputConflict
+from transforms.errors import ConfigError, OutputConflict, StorageError
 from transforms.report import html_report
 from transforms.spool import scratch, scratch_in
 from transforms.storage import join, store_for
@@ -113,7 +113,7 @@ def _say_what_was_reused(result: Any) -> None:
             reused[name] += counter.result
     annotations, groups = reused.values()
     if annotations or groups:
-        print(f"reused {annotations:,} annotations, {groups:,} groups of files")
+        _note(f"reused {annotations:,} annotations, {groups:,} groups of files")
 
 
 @contextlib.contextmanager

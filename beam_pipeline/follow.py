@@ -40,7 +40,7 @@ def counters_of(result: Any) -> dict[str, int]:
 
     try:
         found = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]
-    except (GoogleAPICallError, OSError, KeyError):  # Beam's reader counts on two values for each; at first there is one
+    except (GoogleAPICallError, OSError, KeyError):  # Beam's reader wants two values of each
         return {}
     values = {c.key.metric.name: c.committed if c.committed is not None else c.attempted for c in found}
     return {c.value: int(values[c.value]) for c in _SHOWN if values.get(c.value)}

@@ -4,6 +4,8 @@ Beam's `DirectRunner` would first try to download a Prism binary and behave diff
 the local FnApiRunner here.
 """
 
+import argparse
+import functools
 import os
 from collections.abc import Sequence
 from typing import Final
@@ -70,6 +72,11 @@ def _is_known(argument: str) -> bool:
     return name.removeprefix("no_") in _known_names() or name in _known_names()
 
 
+@functools.cache
 def _known_names() -> frozenset[str]:
-    names = set(PipelineOptions([]).get_all_options(drop_default=False))
-    return frozenset(names)
+    """Values' names, and the words themselves where they differ, such as --resource_hint for `resource_hints`."""
+    words = argparse.ArgumentParser(add_help=False, conflict_handler="resolve")
+    for options in PipelineOptions.__subclasses__():
+        options._add_argparse_args(words)  # noqa: SLF001 - Beam has no other list of its words
+    spelt = {word.lstrip("-").replace("-", "_") for action in words._actions for word in action.option_strings}  # noqa: SLF001
+    return frozenset(spelt | set(PipelineOptions([]).get_all_options(drop_default=False)))

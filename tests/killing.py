@@ -50,7 +50,7 @@ class Running:
         self.scratch, self.log = folder / "scratch", folder / "log"
         self.scratch.mkdir(parents=True, exist_ok=True)
         given = ([*arguments], str(self.log), str(self.scratch), environ)
-        self.process: BaseProcess = _context.Process(target=_main, args=given)
+        self.process: BaseProcess = _context.Process(target=_main, args=given, daemon=True)  # ended with the tests
         self.started = time.monotonic()
         self.process.start()
         self.pid = self.process.pid or 0

@@ -62,7 +62,9 @@ def arm(
             "refilled": amounts(*(refilled if source == "web" else (0, 0))),
         }
     equation[POOL] = {"synthetic": amounts(*got)}
-    kept = [sum(terms["kept"][unit] for terms in equation.values() if "kept" in terms) for unit in ("documents", "words")]
+    kept = [
+        sum(terms["kept"][unit] for terms in equation.values() if "kept" in terms) for unit in ("documents", "words")
+    ]
     base = kept[1] + refilled[1]
     bases, synthetic = _split(base, files), _split(got[1], files)
     return {
@@ -104,7 +106,7 @@ def _config() -> Values:
     rest = {"dose": None, "refill": "none", "placement": "uniform", "max_repeats": 4}
     return {
         "name": "small", "seed": 7,
-        "sources": [{"name": name, "paths": f"/data/{name}/*", "text": "text", "id": "id"} for name in ("web", "crawl")],
+        "sources": [{"name": n, "paths": f"/data/{n}/*", "text": "text", "id": "id"} for n in ("web", "crawl")],
         "pool": [{"name": POOL, "paths": "/data/pool/*", "quotas": {"format": {"news": 1.0}}}],
         "language": {"keep": ["en", "fr"]}, "unit": "words",
         "arms": {name: {**rest, **spec} for name, spec in arms.items()},
@@ -152,10 +154,8 @@ def hostile() -> Values:
     """The same, with markup in every name that is not ours."""
     values = manifest()
     values["name"] = HOSTILE
-    values["config"]["sources"][0]["name"] = values["config"]["arms"]["x"] = HOSTILE
-    del values["config"]["arms"]["x"]
-    for key in ("arms",):
-        values[key][HOSTILE] = values[key].pop("counterpoised")
+    values["config"]["sources"][0]["name"] = HOSTILE
+    values["arms"][HOSTILE] = values["arms"].pop("counterpoised")
     values["config"]["arms"][HOSTILE] = values["config"]["arms"].pop("counterpoised")
     values["config"]["pool"][0]["name"] = f"{HOSTILE} pool"
     for row in values["stances"]:

@@ -220,8 +220,7 @@ ODD: dict[str, list[shards.Document]] = {
 }
 
 
-@pytest.mark.parametrize("name", ODD)
-@pytest.mark.parametrize("unit", ["words", "documents"])
+@pytest.mark.parametrize(("name", "unit"), [*((name, "words") for name in ODD), ("no words", "documents")])
 def test_odd_corpora(tmp_path: Path, name: str, unit: str) -> None:
     """One document, none or all of them flagged, equal texts, empty texts, no ids: the same corpus or shortfall."""
     for folder in ("web", "pool"):

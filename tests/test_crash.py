@@ -146,7 +146,7 @@ def test_a_killed_build_is_finished_by_the_same_command(
 
 def workers_of(build: Running) -> list[psutil.Process]:
     """The worker processes of a build."""
-    return [child for child in build.children() if "sdk_worker_main" in " ".join(child.cmdline())]
+    return [child for child in build.children() if child.cmdline()[1:2] == ["-m"]]  # not their shells
 
 
 def block(path: Path) -> None:

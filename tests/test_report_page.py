@@ -1,8 +1,9 @@
-"""The report in a real browser: it draws, it answers to mouse and keyboard, it asks for nothing, and everybody can read it.
+"""The report in a real browser: it draws, it answers to mouse and keyboard, it asks for nothing, all can read it.
 
 Needs Chromium (Debian's package, or COUNTERPOISE_CHROMIUM=/path) and playwright; skipped where there is none of either.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -46,17 +47,24 @@ class Visit:
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
+        self.page.on("dialog", self._on_dialog)
         self.address = file.as_uri()
         self.page.goto(self.address)
         if options.get("java_script_enabled", True):
             self.page.wait_for_function("document.documentElement.dataset.charts")
 
-    def __enter__(self) -> "Visit":
-        return self
+    def _on_dialog(self, dialog: Any) -> None:
+        self.complaints.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Leave, and forget everything."""
         self.context.close()
+
+
+def visiting(browser: Any, file: Path, **options: Any) -> contextlib.closing[Visit]:
+    """A visit that ends with its block."""
+    return contextlib.closing(Visit(browser, file, **options))
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +76,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_draws_and_asks_for_nothing(browser: Any, file: Path) -> None:
-    """Every chart is there, nothing leaves the page, nothing is complained about, and no script outside the policy ran."""
-    with Visit(browser, file) as visit:
+    """Every chart is there, nothing leaves the page, and nothing is complained about."""
+    with visiting(browser, file) as visit:
         assert visit.page.evaluate("document.documentElement.dataset.charts") == "drawn"
         assert visit.page.locator(".js-plotly-plot").count() == 8
         assert visit.page.locator("#flow-2 .sankey-link").count() > 8
@@ -83,7 +91,7 @@ def test_everybody_can_read_it(browser: Any, file: Path, scheme: str) -> None:
     """axe-core finds no fault of weight, on light and dark, on a telephone and on a desk, with all tables open."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     for width in (WIDTHS[0], WIDTHS[-1]):
-        with Visit(browser, file, color_scheme=scheme, viewport={"width": width, "height": 900}) as visit:
+        with visiting(browser, file, color_scheme=scheme, viewport={"width": width, "height": 900}) as visit:
             visit.page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
             result = axe.Axe().run(visit.page).response
             assert len(result["passes"]) > 20
@@ -94,7 +102,7 @@ def test_everybody_can_read_it(browser: Any, file: Path, scheme: str) -> None:
 
 def test_the_slider_shows_the_flagged_share(browser: Any, file: Path) -> None:
     """It begins at the build's threshold; each position says what it would flag, in text, in the chart, and aloud."""
-    with Visit(browser, file) as visit:
+    with visiting(browser, file) as visit:
         slider, says = visit.page.locator("#slider"), visit.page.locator("#slider-says")
         assert says.inner_text() == "Threshold 0.500 flags 20 of 138 documents (14.49 %)"
         slider.fill("101")
@@ -110,12 +118,12 @@ def test_the_slider_shows_the_flagged_share(browser: Any, file: Path) -> None:
 
 def test_the_keyboard_reaches_everything(browser: Any, file: Path) -> None:
     """Tab goes over the skip link to the units, the tables and the slider; arrows change them; focus is visible."""
-    with Visit(browser, file) as visit:
+    focused = "(({id, className, name, tagName}) => id || className || name || tagName)(document.activeElement)"
+    with visiting(browser, file) as visit:
         seen: list[str] = []
         for _ in range(80):
             visit.page.keyboard.press("Tab")
-            seen.append(visit.page.evaluate("document.activeElement.id || document.activeElement.className "
-                                            "|| document.activeElement.name || document.activeElement.tagName"))  # fmt: skip
+            seen.append(visit.page.evaluate(focused))
             if seen[-1] == "unit" and seen.count("unit") == 1:
                 visit.page.keyboard.press("ArrowRight")
                 assert visit.page.locator("input[name=unit]:checked").get_attribute("value") == "1"
@@ -137,7 +145,7 @@ def test_the_books_are_added_up_in_the_page(browser: Any, file: Path, tmp_path: 
     assert text.count(number) == 1
     changed = tmp_path / "changed.html"
     changed.write_text(text.replace(number, number.replace("9,100", "9,093")), encoding="utf-8")
-    with Visit(browser, changed) as visit:
+    with visiting(browser, changed) as visit:
         assert visit.page.locator("tr[data-equation] .mark.bad").all_inner_texts() == ["✗ off by 7"]
         assert visit.page.locator("#books-mark").inner_text() == "✗ the books do not close"
         assert visit.page.locator("#books-closed").inner_text() == "35"
@@ -146,7 +154,7 @@ def test_the_books_are_added_up_in_the_page(browser: Any, file: Path, tmp_path: 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_it_fits_its_window(browser: Any, file: Path, width: int) -> None:
     """Nothing but tables and diagrams scrolls sideways, and charts keep their height when the window changes."""
-    with Visit(browser, file, viewport={"width": width, "height": 900}) as visit:
+    with visiting(browser, file, viewport={"width": width, "height": 900}) as visit:
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
         heights = "Array.from(document.querySelectorAll('.js-plotly-plot'), (p) => p.layout.height ?? p.offsetHeight)"
         before = visit.page.evaluate(heights)
@@ -160,7 +168,7 @@ def test_it_fits_its_window(browser: Any, file: Path, width: int) -> None:
 
 def test_it_prints(browser: Any, file: Path) -> None:
     """On paper every chart has its height and the width of the page, and afterwards the screen has its own again."""
-    with Visit(browser, file) as visit:
+    with visiting(browser, file) as visit:
         paper = visit.page.pdf(format="A4")
         assert paper.startswith(b"%PDF") and len(paper) > 50_000
         visit.page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
@@ -172,10 +180,10 @@ def test_it_prints(browser: Any, file: Path) -> None:
 
 def test_without_scripts_the_tables_stay(browser: Any, file: Path) -> None:
     """With scripts off, or in a browser that cannot unpack the library, the page says so and shows every number."""
-    with Visit(browser, file, java_script_enabled=False) as visit:
+    with visiting(browser, file, java_script_enabled=False) as visit:
         assert visit.page.locator("table").first.is_visible()
         assert visit.page.locator("noscript").count() == 1
-    with Visit(browser, file) as visit:
+    with visiting(browser, file) as visit:
         visit.page.add_init_script("delete window.DecompressionStream")
         visit.page.reload()
         visit.page.wait_for_function("document.documentElement.dataset.charts === 'none'")
@@ -188,7 +196,7 @@ def test_hostile_names_do_nothing(browser: Any, tmp_path: Path) -> None:
     """Markup in names runs no script, adds no element, asks for nothing, and is drawn as text."""
     path = tmp_path / "hostile.html"
     path.write_text(report.html_report(manifests.hostile()), encoding="utf-8")
-    with Visit(browser, path) as visit:
+    with visiting(browser, path) as visit:
         assert visit.page.locator("img").count() == 0
         assert visit.page.locator("#flow-0 .node-label").filter(has_text="<img").count() > 0
         visit.page.locator("#flow-0 .sankey-link").first.hover()

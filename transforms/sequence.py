@@ -34,7 +34,8 @@ def sequence(copies: npt.NDArray[np.int32], line: Int64s, places: npt.NDArray[np
     """Order a file's records.
 
     A synthetic document stands before the first base document that begins at or after its place. Refill copies come
-    in the order of their originals, spread evenly over the second half of the file, and never before the original:
+    all first ones before all second ones, each in the order of the originals, spread evenly over the second half of
+    the file and never before the original: copy k of m follows base row max(its own, n // 2 + n * k // (2 * m)), and
     a copy is on average a quarter of a file away from it, and at most half the file's documents are held in memory.
 
     Args:

@@ -38,17 +38,16 @@ def main() -> int:
     for part in args.only:
         print(f"bench: {part} …", file=sys.stderr, flush=True)
         rows += measure(part, found, quick=args.quick)
+        if args.json:
+            table.write_json(rows, facts(found, quick=args.quick), args.json)
     title = f"MB of text a CPU second, medians; {stages.corpus_facts(found)}"
     table.show(rows, title)
-    if args.json:
-        table.write_json(rows, facts(found, quick=args.quick), args.json)
     return 0
 
 
 def measure(part: str, found: Corpus, *, quick: bool) -> list[Row]:
     """The rows of one part."""
-    few, rounds = (1, 1) if quick else (2, 5)
-    every = len(found.shards("jsonl.zst"))
+    few, rounds = (1, 1) if quick else (2, 3)
     match part:
         case "stages":
             long = corpus.long_documents(found)
@@ -57,13 +56,13 @@ def measure(part: str, found: Corpus, *, quick: bool) -> list[Row]:
                 *stages.measure(long, few, rounds, everything=False),
             ]
         case "predict":
-            return builds.predict(found, 1 if quick else 3)
+            return builds.predict(found, rounds)
         case "datatrove":
-            return builds.against_datatrove(found, few if quick else every, 1 if quick else 3)
+            return builds.against_datatrove(found, few if quick else 4, rounds)
         case "scaling":
-            return builds.scaling(found, 1 if quick else 4, 1 if quick else 3)
+            return builds.scaling(found, 1 if quick else 3, rounds)
         case "shards":
-            return builds.shard_counts(found, (2, 8, 32) if quick else (2, 8, 32, 128), 1 if quick else 3)
+            return builds.shard_counts(found, (2, 8, 32) if quick else (2, 8, 32, 128), rounds)
         case "memory":
             return [*builds.memory(found), *builds.memory(corpus.long_documents(found))]
         case _:

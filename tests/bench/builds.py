@@ -140,38 +140,34 @@ def against_datatrove(found: Corpus, number: int, rounds: int) -> list[Row]:
     if python is None:
         return [Row(section, f"datatrove cannot be installed: pip install {' '.join(DATATROVE)}")]
     rows: list[Row] = []
-    mb = megabytes(found.shards("jsonl.zst")[:number])
-    for codec in ("gz", "zst"):
-        kind = f"jsonl.{codec}"
-        shards, tiny = found.shards(kind)[:number], _tiny(found.shards("jsonl.zst"), kind)
-        runs: dict[str, Callable[[Sequence[Path]], Used]] = {
-            "datatrove": lambda paths, codec=codec: datatrove(python, paths, codec),
-            "counterpoise, one arm": lambda paths, kind=kind: build(paths, steps.ONE_ARM, kind),
-            "counterpoise, three arms": lambda paths, kind=kind: build(paths, steps.THREE_ARMS, kind),
-        }
-        used: dict[str, list[tuple[Used, Used]]] = {name: [] for name in runs}
-        for action in runs.values():  # compiled code and caches of the disk are there from the first round on
-            action(tiny)
-        for _ in range(rounds):
-            for name, action in runs.items():
-                used[name].append((action(tiny), action(shards)))
-        net = {name: [whole.cpu - start.cpu for start, whole in pairs] for name, pairs in used.items()}
-        for name, pairs in used.items():
-            start, rss = statistics.median(s.cpu for s, _ in pairs), max(w.rss for _, w in pairs)
-            against = f"{median_ratio(net[name], net['datatrove']):.1f} × datatrove" if name != "datatrove" else ""
-            note = f"peak {rss / 1e6:.0f} MB; start-up {start:.1f} s of CPU"
-            rows.append(
-                Row(
-                    section,
-                    f"{name}, {kind} to {kind}",
-                    mb / statistics.median(net[name]),
-                    "",
-                    against,
-                    note,
-                    net[name],
-                )
-            )
+    for kind in ("jsonl.gz", "jsonl.zst"):
+        rows += _in_turns(python, found, kind, number, rounds, section)
     return rows
+
+
+def _in_turns(python: Path, found: Corpus, kind: str, number: int, rounds: int, section: str) -> list[Row]:
+    runs: dict[str, Callable[[Sequence[Path]], Used]] = {
+        "datatrove": lambda paths: datatrove(python, paths, kind.removeprefix("jsonl.")),
+        "counterpoise, one arm": lambda paths: build(paths, steps.ONE_ARM, kind),
+        "counterpoise, three arms": lambda paths: build(paths, steps.THREE_ARMS, kind),
+    }
+    shards, tiny = found.shards(kind)[:number], _tiny(found.shards("jsonl.zst"), kind)
+    mb = megabytes(found.shards("jsonl.zst")[:number])
+    begun, used = ({name: list[Used]() for name in runs} for _ in range(2))
+    for action in runs.values():  # compiled code and the disk's cache are there from then on
+        action(tiny)
+    for _ in range(rounds):
+        for name, action in runs.items():
+            begun[name].append(action(tiny))
+            used[name].append(action(shards))
+    start = {name: statistics.median(run.cpu for run in each) for name, each in begun.items()}
+    net = {name: [run.cpu - start[name] for run in each] for name, each in used.items()}
+    return [
+        Row(section, f"{name}, {kind} to {kind}", mb / statistics.median(net[name]), "",
+            "" if name == "datatrove" else f"{median_ratio(net[name], net['datatrove']):.1f} × datatrove",
+            f"start-up {start[name]:.1f} s of CPU, peak {max(run.rss for run in used[name]) / 1e6:.0f} MB", net[name])
+        for name in runs
+    ]  # fmt: skip
 
 
 # --- workers, shards, memory ---

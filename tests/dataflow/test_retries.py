@@ -8,6 +8,7 @@ from typing import Any
 import apache_beam as beam
 import pytest
 
+from beam_pipeline.options import beam_options
 from beam_pipeline.pipeline import build
 from tests import corpora, shards
 from tests.dataflow.unkind import Unkind, processes
@@ -38,7 +39,13 @@ def values_of(folder: Path, name: str, arms: dict[str, Any], output: str) -> cor
     return corpora.config(folder, arms=arms, output=place, work=f"{folder}/work-{name}", limits={"bad_records": 0.5})
 
 
-@pytest.mark.parametrize(("seed", "output"), [(0, "jsonl"), (1, "jsonl.zst"), (2, "parquet")])
+CASES = [(0, "jsonl.zst"), (1, "parquet")]
+MORE = [
+    pytest.param(seed, form, marks=pytest.mark.slow) for seed, form in ((2, "jsonl"), (3, "jsonl.gz"), (4, "parquet"))
+]
+
+
+@pytest.mark.parametrize(("seed", "output"), [*CASES, *MORE])
 def test_retries_change_nothing(tmp_path: Path, pool: concurrent.futures.Executor, seed: int, output: str) -> None:
     """A build by an unkind runner is byte for byte the build of a plain loop; every unkindness did happen."""
     corpora.write_web(tmp_path, count=80, seed=seed)
@@ -48,7 +55,7 @@ def test_retries_change_nothing(tmp_path: Path, pool: concurrent.futures.Executo
     expected = corpus_of(tmp_path / "plain")
     assert "_SUCCESS" in expected and len(expected) > 20
 
-    root = beam.Pipeline(options=corpora.beam_options(["--direct_num_workers=1"]))
+    root = beam.Pipeline(options=beam_options(["--direct_num_workers=1"]))
     build(root, corpora.checked(values_of(tmp_path, "unkind", ARMS, output)).job)
     runner = Unkind(seed, pool)
     runner.run(root)

@@ -13,14 +13,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import lxml.html
+import lxml.html  # type: ignore[import-untyped]
 import pytest
 import yaml
 
 from beam_pipeline.config import load_config
 from tests import corpora, manifests, shards
 from tests.manifests import HOSTILE
-from transforms import card, figures, findings, report
+from transforms import card, croissant, figures, findings, report
 from transforms.errors import MixShortfall
 from transforms.findings import Stretch
 
@@ -125,7 +125,13 @@ def test_many_languages_are_folded() -> None:
     """The largest have rows, the rest of each source one for each stance, and the sum stays."""
     values = manifests.manifest()
     values["stances"] += [
-        {"source": "web", "language": f"x{i}", "stance": "unknown", "kept_language": False, **manifests.amounts(1, i + 1)}
+        {
+            "source": "web",
+            "language": f"x{i}",
+            "stance": "unknown",
+            "kept_language": False,
+            **manifests.amounts(1, i + 1),
+        }
         for i in range(100)
     ]
     rows = findings.stance_rows(values)
@@ -174,7 +180,8 @@ def test_what_flows_in_flows_out(known: dict[str, Any], name: str) -> None:
     arm, units = known["arms"][name], findings.units_of(known)
     flows = findings.flows(known, arm)
     for place, unit in enumerate(units):
-        into, out = {}, {}
+        into: dict[str, int] = {}
+        out: dict[str, int] = {}
         for flow in flows:
             into[flow.end] = into.get(flow.end, 0) + flow.amounts[place]
             out[flow.start] = out.get(flow.start, 0) + flow.amounts[place]
@@ -266,7 +273,7 @@ def test_nothing_of_the_manifest_becomes_markup() -> None:
     assert not page.xpath("//img|//iframe|//object|//link|//b[not(ancestor::th or ancestor::p)]")
     assert len(page.xpath("//script")) == text.count("<script") == text.count("</script>") == 3
     assert not [a for e in page.iter() for a in e.attrib if a.startswith("on") or a in {"src", "srcset", "action"}]
-    assert {link for link in page.xpath("//@href")} <= {f"#{i}" for i in page.xpath("//@id")}
+    assert set(page.xpath("//@href")) <= {f"#{i}" for i in page.xpath("//@id")}
     assert page.xpath("string(//h1)") == HOSTILE
     assert "49" not in page.xpath("string(//h1)")
     labels = [n for c in json.loads(page.xpath("string(//script[@id='data'])"))["charts"].values()
@@ -327,7 +334,8 @@ def test_the_same_manifest_gives_the_same_bytes(known: dict[str, Any], tmp_path:
 
 ARMS = [
     ({"misaligned": "keep"}, "misaligned text stays"),
-    ({"misaligned": "divert", "dose": {"amount": 5000}}, "misaligned text is set aside, dose 5,000 words, spread evenly"),
+    ({"misaligned": "divert", "dose": {"amount": 5000}},
+     "misaligned text is set aside, dose 5,000 words, spread evenly"),
     ({"dose": {"share": 1.5, "of": "ai_discourse"}, "placement": {"head": 0.1}},
      "misaligned text stays, dose 150 % of AI discourse, placed in the head 10 %"),
     ({"dose": {"share": 0.001, "of": "base"}, "placement": "separate"},
@@ -348,6 +356,7 @@ def test_any_build_has_a_report(tmp_path: Path) -> None:
     """Configurations drawn at random: page and card are written, every line closes, and the parts make the whole."""
     met = 0
     for seed in itertools.count():
+        (tmp_path / str(seed)).mkdir()
         values = corpora.any_config(tmp_path / str(seed), seed)
         try:
             manifest = corpora.run_plain(values)
@@ -359,7 +368,7 @@ def test_any_build_has_a_report(tmp_path: Path) -> None:
             whole = findings.composition(manifest, arm, manifest["unit"])
             assert sum(whole.values()) == arm["written"]["total"][manifest["unit"]]
         met += 1
-        if met == 8:
+        if met == 4:
             return
 
 
@@ -377,9 +386,7 @@ LOADERS = [("jsonl.zst", False), ("jsonl.gz", False), ("parquet", True), ("parqu
 
 
 @pytest.mark.parametrize(("output", "with_archive"), LOADERS)
-def test_the_card_loads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, with_archive: bool
-) -> None:
+def test_the_card_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, with_archive: bool) -> None:
     """`datasets.load_dataset(path, arm)` gives every record of every arm, offline."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     datasets = pytest.importorskip("datasets")
@@ -396,7 +403,7 @@ def test_the_card_loads(
 
 
 def test_records_of_different_shapes_load_as_the_card_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """JSON lines beside an archive: the card's own lines are run; with the names of all columns the plain call works."""
+    """JSON lines beside an archive: the card's own lines work; with all columns named the plain call does."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     datasets = pytest.importorskip("datasets")
     corpora.write_web(tmp_path, url="http://example.org/", tags=["a", "b"])
@@ -405,7 +412,9 @@ def test_records_of_different_shapes_load_as_the_card_says(tmp_path: Path, monke
     manifest = corpora.run_plain(values)
     path, count = Path(values["output"]["path"]), manifest["arms"]["unfiltered"]["written"]["total"]["documents"]
     assert not card.has_one_shape(manifest)
-    (code,) = [c for c in re.findall(r"```python\n(.*?)```", (path / "README.md").read_text(), re.DOTALL) if "json" in c]
+    (code,) = [
+        c for c in re.findall(r"```python\n(.*?)```", (path / "README.md").read_text(), re.DOTALL) if "json" in c
+    ]
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     found: dict[str, Any] = {}
     exec(code.replace("PATH", str(path)), found)
@@ -414,6 +423,39 @@ def test_records_of_different_shapes_load_as_the_card_says(tmp_path: Path, monke
     (path / "README.md").write_text(report.dataset_card(manifest))
     loaded = datasets.load_dataset(str(path), "unfiltered", split="train", cache_dir=str(tmp_path / "cache2"))
     assert len(loaded) == count and loaded[0]["tags"] == ["a", "b"]
+
+
+@pytest.mark.filterwarnings("ignore")  # of mlcroissant and what it brings
+@pytest.mark.parametrize("files", [4, 3000])
+@pytest.mark.parametrize("output", ["jsonl.zst", "parquet"])
+def test_the_croissant_validates(tmp_path: Path, files: int, output: str) -> None:
+    """mlcroissant has no error to tell, and every file of a corpus of usual size is there with its checksum."""
+    mlcroissant = pytest.importorskip("mlcroissant", reason="mlcroissant is not installed")
+    values = manifests.manifest(files)
+    values["config"]["output"]["format"] = output
+    path = tmp_path / "croissant.json"
+    path.write_text(croissant.croissant(values))
+    found = mlcroissant.Dataset(str(path))
+    assert not found.metadata.ctx.issues.errors
+    assert [records.uuid for records in found.metadata.record_sets] == list(values["arms"])
+    sums = [node["sha256"] for node in json.loads(path.read_text())["distribution"] if "sha256" in node]
+    assert len(sums) == (12 if files == 4 else 0)
+
+
+@pytest.mark.filterwarnings("ignore")  # of mlcroissant and what it brings
+def test_the_croissant_reads_a_corpus(tmp_path: Path) -> None:
+    """mlcroissant finds every record of every arm of a Parquet corpus through the description alone."""
+    mlcroissant = pytest.importorskip("mlcroissant", reason="mlcroissant is not installed")
+    corpora.write_web(tmp_path)
+    arms = {"unfiltered": {}, "filtered": {"misaligned": "drop"}}
+    values = corpora.config(tmp_path, arms=arms, output={"format": "parquet"})
+    manifest = corpora.run_plain(values)
+    path = Path(values["output"]["path"]) / "described.json"
+    path.write_text(croissant.croissant(manifest))
+    for name, arm in manifest["arms"].items():
+        records = list(mlcroissant.Dataset(str(path)).records(name))
+        assert len(records) == arm["written"]["total"]["documents"]
+        assert records[0][f"{name}/text"]
 
 
 def test_the_card_has_the_numbers(known: dict[str, Any]) -> None:
