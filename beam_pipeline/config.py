@@ -346,7 +346,7 @@ def _quota_problems(pool: PoolConfig) -> Iterator[str]:
 
 def _arm_problems(name: str, arm: ArmConfig, *, has_pool: bool) -> Iterator[str]:
     key = f"arms.{name}"
-    if name in ("quarantine", "diverted", "manifest.json", "README.md", "report.html"):
+    if name in ("quarantine", "diverted", "manifest.json", "README.md", "report.html", "croissant.json"):
         yield f"{key}: this name has a place of its own in every output; choose another"
     if arm.dose is None:
         return

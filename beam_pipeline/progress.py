@@ -10,9 +10,11 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Literal, TextIO
+from typing import Any, Final, Literal, TextIO
 
+import psutil
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -22,7 +24,7 @@ from transforms.heartbeat import VARIABLE
 
 Mode = Literal["auto", "live", "plain", "json", "none"]
 STEPS = ("annotate", "mix", "commit")
-_STALLED = 300  # seconds without any change before the build is called stalled
+STALLED: Final = 300.0  # seconds without any change before the build is called stalled; retries may last 15 minutes
 
 
 class Snapshot(dict[str, Any]):
@@ -67,19 +69,34 @@ def line_of(snapshot: Snapshot, seconds: float, shards: int) -> str:
     return "  ".join(parts)
 
 
+def _at_work(doing: Mapping[str, Any]) -> str:
+    """One worker's sign of life for people; a worker that died while it worked is the likely reason of a halt."""
+    gone = "" if psutil.pid_exists(doing["pid"]) else " (this process is gone)"
+    seconds = max(0.0, time.time() - float(doing["since"]))
+    return f"worker {doing['pid']}{gone}: {doing['step']} {doing['what']} for {seconds:.0f} s"
+
+
 class Progress:
     """Shows a build's progress from `with` to the end of it; the folder it owns is where workers report.
 
     Args:
       folder: An empty folder; its name goes into the environment, which worker processes inherit.
       shards, input_bytes: What is to be read.
-      mode: "auto" is live in a terminal and plain elsewhere.
+      mode: "auto" is live in a terminal and plain elsewhere; in every mode a build without progress is reported.
+      stalled: Seconds without progress until that, and from one report to the next.
     """
 
     def __init__(
-        self, folder: str, shards: int, input_bytes: int, mode: Mode = "auto", stream: TextIO | None = None
+        self,
+        folder: str,
+        shards: int,
+        input_bytes: int,
+        mode: Mode = "auto",
+        stream: TextIO | None = None,
+        *,
+        stalled: float = STALLED,
     ) -> None:
-        self.folder, self.shards, self.input_bytes = folder, shards, input_bytes
+        self.folder, self.shards, self.input_bytes, self.stalled = folder, shards, input_bytes, stalled
         self.stream = stream or sys.stderr
         self.mode = ("live" if self.stream.isatty() else "plain") if mode == "auto" else mode
         self.stop = threading.Event()
@@ -101,31 +118,32 @@ class Progress:
         os.environ.pop(VARIABLE, None)
 
     def describe(self) -> str:
-        """What every worker is doing now, for messages about a build that ended or hangs."""
-        doing = read_heartbeats(self.folder)["doing"]
-        return "; ".join(f"worker {d['pid']}: {d['step']} {d['what']}" for d in doing) or "no worker is at work"
+        """What every worker is doing now, and for how long, for messages about a build that ended or hangs."""
+        return "; ".join(map(_at_work, read_heartbeats(self.folder)["doing"])) or "no worker is at work"
 
     def _watch(self) -> None:
         if self.mode == "live":
-            with Live(
-                Text("starting workers …"), console=Console(file=self.stream), refresh_per_second=2, transient=True
-            ) as live:
-                self._loop(0.5, lambda snapshot, text: live.update(Text(text)))
+            console = Console(file=self.stream)
+            with Live(Text("starting workers …"), console=console, refresh_per_second=2, transient=True) as live:
+                self._loop(0.5, lambda snapshot, text: live.update(Text(text)), lambda text: console.print(Text(text)))
         elif self.mode == "json":
             self._loop(2.0, lambda snapshot, text: self._print(json.dumps({"seconds": self._seconds(), **snapshot})))
         elif self.mode == "plain":
             self._loop(10.0, lambda snapshot, text: self._print(text), at_the_end=True)
+        else:
+            self._loop(10.0, lambda snapshot, text: None)
 
-    def _loop(self, interval: float, show: Any, *, at_the_end: bool = False) -> None:
+    def _loop(self, interval: float, show: Any, warn: Any = None, *, at_the_end: bool = False) -> None:
         changed, last = time.monotonic(), Snapshot()
+        interval, warn = min(interval, self.stalled / 2), warn or self._print
         while True:
             ended = self.stop.wait(interval)
             snapshot = read_heartbeats(self.folder)
             if snapshot["totals"] != last.get("totals"):
                 changed, last = time.monotonic(), snapshot
-            if time.monotonic() - changed > _STALLED:
+            if not ended and time.monotonic() - changed >= self.stalled:
                 changed = time.monotonic()
-                print(f"no progress for {_STALLED} s: {self.describe()}", file=sys.stderr, flush=True)
+                warn(f"no progress for {self.stalled:.0f} s: {self.describe()}")
             if not ended or at_the_end:
                 show(snapshot, line_of(snapshot, self._seconds(), self.shards))
             if ended:

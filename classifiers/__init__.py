@@ -12,6 +12,7 @@ A file knows the files above it and none below.
     language        which language a document is in
     terms           words without which a text says nothing of AI
     stance          what a document says of AI
+    labelled        labelled passages, and whole sources left out of training
     linear          a linear model of words, fitted and written as a fastText file
     baselines       other ways to a stance model, to compare with
     calibrate       how good a stance model is, and its scores as probabilities

@@ -21,7 +21,9 @@ def asked(setup: str) -> set[str]:
     """Names in the lists CORE and GCP of setup.py."""
     names = set()
     for node in ast.parse(setup).body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id in ("CORE", "GCP") for t in node.targets):
+        if isinstance(node, ast.Assign) and any(
+            isinstance(t, ast.Name) and t.id in ("CORE", "GCP") for t in node.targets
+        ):
             for part in ast.walk(node.value):
                 if isinstance(part, ast.Constant) and (match := re.match(r"[\w.-]+", str(part.value))):
                     names.add(normal(match[0]))

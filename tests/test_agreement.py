@@ -212,8 +212,8 @@ def test_bad_input(tmp_path: Path) -> None:
 
 ODD: dict[str, list[shards.Document]] = {
     "one document": [("a", corpora.SENTENCES["misaligned"][0])],
-    "nothing flagged": [(str(i), text) for i, text in enumerate(corpora.SENTENCES["unrelated"] * 3)],
-    "everything flagged": [(str(i), text) for i, text in enumerate(corpora.SENTENCES["misaligned"] * 3)],
+    "nothing flagged": [(str(i), text) for i, text in enumerate([*corpora.SENTENCES["unrelated"]] * 3)],
+    "everything flagged": [(str(i), text) for i, text in enumerate([*corpora.SENTENCES["misaligned"]] * 3)],
     "one text many times": [(str(i), corpora.SENTENCES["misaligned"][i % 2]) for i in range(20)],
     "no words": [(str(i), " " * i) for i in range(10)],
     "no ids": [(None, text) for _, text in corpora.documents(10)],

@@ -26,16 +26,21 @@ def records(manifest: dict[str, Any], arm: str) -> int:
     return int(manifest["arms"][arm]["written"]["total"]["documents"])
 
 
+def rows(query: str) -> list[Any]:
+    """What DuckDB answers."""
+    return duckdb.connect().execute(query).fetchall()
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_duckdb(tmp_path: Path, kind: str) -> None:
     """DuckDB reads the parts of an arm, and joins each record with its provenance by place."""
     output, manifest = built(tmp_path, kind)
     reader = "read_parquet" if kind == "parquet" else "read_json_auto"
     for arm in ARMS:
-        found = duckdb.sql(f"select count(*), count(text), count(id) from {reader}('{output}/{arm}/part-*.{kind}')")
-        assert found.fetchall() == [(records(manifest, arm),) * 3]
+        found = rows(f"select count(*), count(text), count(id) from {reader}('{output}/{arm}/part-*.{kind}')")
+        assert found == [(records(manifest, arm),) * 3]
     synthetic = f"select sum(words) from read_parquet('{output}/*/provenance/*.parquet') where origin = 'synthetic'"
-    assert duckdb.sql(synthetic).fetchall() == [(manifest["arms"]["counterpoised"]["dose"]["got"],)]
+    assert rows(synthetic) == [(manifest["arms"]["counterpoised"]["dose"]["got"],)]
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -56,7 +61,7 @@ def test_pandas(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["jsonl.gz", "jsonl.zst", "parquet"])
 def test_datatrove(tmp_path: Path, kind: str) -> None:
     """datatrove's own readers yield every record of an arm."""
-    from datatrove.pipeline.readers import JsonlReader, ParquetReader
+    from datatrove.pipeline.readers import JsonlReader, ParquetReader  # type: ignore[import-untyped]
 
     output, manifest = built(tmp_path, kind)
     for arm in ARMS:

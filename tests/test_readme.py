@@ -43,9 +43,9 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     lines = counterpoise_lines()
     assert [line[0] for line in lines] == ["plan", "build", "verify"]
     for command, *arguments in lines:
-        arguments = [a.replace("/data/rebalanced/cc-2026-11", f"{tmp_path}/out") for a in arguments]
+        here = [a.replace("/data/rebalanced/cc-2026-11", f"{tmp_path}/out") for a in arguments]
         runner = [] if command == "verify" else ["--direct_num_workers=1", "--progress=none"]
-        assert main([command, *arguments, *runner]) == 0
+        assert main([command, *here, *runner]) == 0
     assert (tmp_path / "out" / "_SUCCESS").exists()
 
 

@@ -6,7 +6,6 @@ a flag budget becomes a threshold), the second counts amounts by fate and stance
 
 import dataclasses
 import math
-import math
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any, Final, NamedTuple

@@ -17,7 +17,7 @@ import google_crc32c
 import zstandard
 from apache_beam.typehints.decorators import no_annotations
 
-from transforms import heartbeat, report
+from transforms import croissant, heartbeat, report
 from transforms.annotation import Receipt
 from transforms.arms import key_of_slice
 from transforms.census import NONE, Amounts, Census, plus
@@ -303,6 +303,7 @@ def commit_corpus(books: Books, identity: Identity, output: str) -> dict[str, An
     store = store_for(output)
     store.create_bytes(join(output, "manifest.json"), data)
     store.create_bytes(join(output, "README.md"), report.dataset_card(manifest).encode())
+    store.create_bytes(join(output, "croissant.json"), croissant.croissant(manifest).encode())
     store.create_bytes(join(output, "report.html"), report.html_report(manifest).encode())
     success = {
         "manifest_sha256": hashlib.sha256(data).hexdigest(),

@@ -124,6 +124,7 @@ REFUSED = {
     "arm-diverted": Refused({"arms": {"diverted": {}}}, "arms.diverted", "choose another"),
     "arm-manifest": Refused({"arms": {"manifest.json": {}}}, "arms.manifest.json", "choose another"),
     "arm-readme": Refused({"arms": {"README.md": {}}}, "arms.README.md", "choose another"),
+    "arm-croissant": Refused({"arms": {"croissant.json": {}}}, "arms.croissant.json", "choose another"),
     "no-output": Refused({"output": {}}, "output.path", "missing"),
     "bad-format": Refused({"sources": source(format="csv")}, "sources.0.format", "'jsonl', 'parquet', 'wet' or 'warc'"),
     "bad-output-format": Refused(
