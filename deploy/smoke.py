@@ -1,4 +1,4 @@
-"""A build of five documents and its verification, to be run inside the image: everything that a worker loads is there."""
+"""A build of five documents and its verification, run inside the image: everything that a worker loads is there."""
 
 import json
 import sys

@@ -340,5 +340,5 @@ def annotation(rows: Sequence[Row]) -> pa.Table:
 def receipt(rows: Sequence[Row], shard: str = "a.jsonl", source: int = 0, start: int = 0, **changes: Any) -> Receipt:
     """What annotating a slice with these rows came to."""
     part = Slice(source, shard, start, -1, 1000, "1", "jsonl", "")
-    found = Receipt(part, f"{shard}.parquet", len(rows), 0, (), 0, "", ("", -1, ""), "", "", len(rows), "")
+    found = Receipt(part, f"{shard}.parquet", len(rows), 0, (), 0, "", ("", -1, ""), "", "", len(rows), "", ())
     return found._replace(**changes)

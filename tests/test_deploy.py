@@ -136,8 +136,8 @@ def test_the_runtime_lock_is_the_closure_of_what_runs() -> None:
 def test_beam_is_named_the_same_in_the_cloud() -> None:
     """Image, tag of the build and lock name one release."""
     (locked,) = re.findall(r"^apache-beam==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
-    named = re.findall(r"(?:_sdk:|beam)(2\.\d+\.\d+)", "\n".join(p.read_text() for p in (
-        DEPLOY / "Dockerfile", DEPLOY / "cloudbuild.yaml", DEPLOY / "README.md", ROOT / "docs/dataflow.md")))  # fmt: skip
+    places = (DEPLOY / "Dockerfile", DEPLOY / "cloudbuild.yaml", DEPLOY / "README.md", ROOT / "docs/dataflow.md")
+    named = re.findall(r"(?:_sdk:|beam)(2\.\d+\.\d+)", "\n".join(path.read_text() for path in places))
     assert len(named) >= 3
     assert set(named) == {locked}
 

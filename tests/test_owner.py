@@ -144,7 +144,7 @@ def test_the_second_of_two_builds_is_refused(tmp_path: Path, capsys: pytest.Capt
     build.kill()
     (output / "README.md").unlink()
     assert main(["build", config, "--direct_num_workers=1", "--progress=none"]) == 0
-    assert "reused" in capsys.readouterr().out
+    assert "reused 4 annotations, 1 groups" in capsys.readouterr().err
     assert verify(str(output), workers=1).problems == ()
 
 

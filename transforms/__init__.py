@@ -37,6 +37,10 @@ at the end of the file wires it.
     provenance      who is who in an output file
     compose         base records, held copies and synthetic records → one output file
     mix             MixSlices: every slice read once more, all arms written from that reading
+    findings        what a report says, as numbers
+    figures         its charts, as Plotly specifications
+    card            README.md of a corpus
+    croissant       the corpus described for programs
     report          dataset card and report, from the manifest
     commit          CommitCorpus: the equation, quarantine, manifest, `_SUCCESS`
 """

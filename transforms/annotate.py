@@ -227,6 +227,7 @@ class _Tally:
     text_bytes: int = 0
     with_id: int = 0
     columns: str = ""
+    fields: frozenset[str] = frozenset()
     faults: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
@@ -257,6 +258,7 @@ def _receipt_of(part: Slice, source: Source, tally: _Tally, raw_sum: _RawSum, fa
         text_url="there" if source.is_pool and not fault[0] else "",
         with_id=tally.with_id,
         columns=tally.columns,
+        fields=tuple(sorted(tally.fields)),
     )
 
 
@@ -271,7 +273,7 @@ def _write_annotation(
         compressor.stream_writer(bad_file, closefd=False) as bad,
     ):
         pending: list[pa.RecordBatch] = []
-        for batch, bad_records in read_checked(part, source, annotators.limits(), raw_sum):
+        for batch, bad_records, tally.fields in read_checked(part, source, annotators.limits(), raw_sum):
             for record in bad_records:
                 tally.faults[record.reason] = tally.faults.get(record.reason, 0) + 1
                 bad.write(quarantine_line(part.shard, record))

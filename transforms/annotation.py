@@ -59,6 +59,7 @@ class Receipt(NamedTuple):
       text_url: For a pool slice, the object with its texts one after the other, else "".
       with_id: Documents that have an id of their own.
       columns: Hash of a Parquet shard's schema, else "".
+      fields: Names of the fields of JSONL records, sorted, else empty.
     """
 
     part: Slice
@@ -73,6 +74,7 @@ class Receipt(NamedTuple):
     text_url: str
     with_id: int
     columns: str
+    fields: tuple[str, ...]
 
 
 def annotation_url(work: str, part: Slice, source: Source, fingerprint: str) -> str:
@@ -115,7 +117,8 @@ def read_receipt(url: str) -> Receipt:
     receipt = Receipt(Slice(*part), *rest)
     reason, offset, detail = receipt.fault
     faults = tuple((name, number) for name, number in receipt.faults)
-    return placed(receipt._replace(fault=(reason, offset, detail), faults=faults), url)
+    fields = tuple(receipt.fields)
+    return placed(receipt._replace(fault=(reason, offset, detail), faults=faults, fields=fields), url)
 
 
 def placed(receipt: Receipt, url: str) -> Receipt:

@@ -75,7 +75,7 @@ def _head(manifest: Manifest) -> dict[str, Any]:
 
 def _columns(manifest: Manifest) -> list[dict[str, str]]:
     """Every field of JSON records with its type, where the manifest names them; else the loader infers them."""
-    if manifest["config"]["output"]["format"] == "parquet" or not manifest.get("columns"):
+    if has_one_shape(manifest) or not manifest.get("columns"):
         return []
     main = manifest["config"]["sources"][0]
     texts = {main["text"], main["id"] or "id"}

@@ -27,7 +27,8 @@ from transforms.layout import Stream, Terms
 from transforms.mix import FileReceipt, GroupReceipt
 from transforms.plan import ArmPlan, Plan
 from transforms.quarantine import quarantine_line
-from transforms.schema import UNITS, BadRecord, Source
+from transforms.read_jsonl import MAX_FIELDS
+from transforms.schema import CONVERTED, UNITS, BadRecord, Format, Source
 from transforms.spool import scratch
 from transforms.storage import join, store_for
 
@@ -201,6 +202,7 @@ def make_manifest(books: Books, identity: Identity, output: str) -> dict[str, An
         "unit": books.plan.unit,
         "thresholds": dict(books.plan.rules.thresholds),
         "inputs": _inputs(books),
+        "columns": _columns(books),
         "quarantine": _quarantine(books),
         "stances": _stances(books),
         "score_histogram": {
@@ -241,6 +243,17 @@ def _inputs(books: Books) -> list[dict[str, Any]]:
             entry["slice"] = [part.start, part.end]
         entries.append(entry)
     return entries
+
+
+def _columns(books: Books) -> list[str]:
+    """Names of the fields of the written JSON records; empty for Parquet, and where names are data."""
+    base = [r for r in books.receipts if not books.sources[r.part.source_index].is_pool and not r.fault[0]]
+    if books.plan.form != "lines":
+        return []
+    names = {name for receipt in base for name in receipt.fields}
+    if any(receipt.part.format != Format.JSONL.value for receipt in base):
+        names |= {field.name for field in CONVERTED}
+    return sorted(names) if len(names) < MAX_FIELDS else []
 
 
 def _quarantine(books: Books) -> dict[str, Any]:

@@ -120,13 +120,17 @@ def make_plan(
     cuts: Sequence[Cuts],
     inventories: Sequence[Inventory],
     pool_receipts: Sequence[Receipt],
+    terms: "TermsByArm | None" = None,
 ) -> tuple[Plan, list[Group]]:
     """Put the layout, the doses and the schedules together; writes the schedules.
+
+    `terms` are those of the inventories, where these were summed before.
 
     Raises:
       MixShortfall: A dose cannot be met.
       ConfigError: Parquet shards whose columns do not fit together are to be written as Parquet.
     """
+    terms = sum_terms(map(terms_of, inventories)) if terms is None else terms
     groups = lay_out(inventories, streams_of(cuts), recipe.target_file_size)
     pool = load_pool(pool_receipts, sources)
     strata = list(strata_of(pool, recipe.quotas, recipe.unit))
@@ -145,7 +149,7 @@ def make_plan(
                 groups = give_apart(groups, stream, table.column("bytes").to_numpy(), recipe.target_file_size)
             else:
                 groups = give_out(groups, stream, table.column("place").to_numpy())
-        arms.append(ArmPlan(cut, base, discourse, dose, url, 0, 0, _terms(inventories, cut.arm.name)))
+        arms.append(ArmPlan(cut, base, discourse, dose, url, 0, 0, _of_arm(terms, cut.arm.name)))
     groups = with_totals(groups)
     receipts = [i.receipt for i in inventories]
     form, columns = _form(recipe.output_format, receipts)
@@ -162,12 +166,32 @@ def _with_files(arm: ArmPlan, groups: Sequence[Group]) -> ArmPlan:
     return arm._replace(files=len(streams) - diverted, diverted_files=diverted)
 
 
-def _terms(inventories: Iterable[Inventory], arm: str) -> dict[int, Terms]:
-    terms: dict[int, Terms] = {}
-    for inventory in inventories:
-        index = inventory.receipt.part.source_index
-        terms[index] = terms.get(index, Terms()) + inventory.terms[arm]
-    return terms
+TermsByArm = Mapping[tuple[str, int], Terms]
+"""The equation's terms by arm and source index."""
+
+
+def terms_of(inventory: Inventory) -> TermsByArm:
+    """What one slice adds to the terms."""
+    index = inventory.receipt.part.source_index
+    return {(arm, index): terms for arm, terms in inventory.terms.items()}
+
+
+def sum_terms(added: Iterable[TermsByArm]) -> TermsByArm:
+    """Terms of any number of slices, in any order and grouping."""
+    total: dict[tuple[str, int], Terms] = {}
+    for each in added:
+        for key, terms in each.items():
+            total[key] = total.get(key, Terms()) + terms
+    return total
+
+
+def _of_arm(terms: TermsByArm, arm: str) -> dict[int, Terms]:
+    return {index: found for (name, index), found in sorted(terms.items()) if name == arm}
+
+
+def _without_terms(inventory: Inventory) -> Inventory:
+    """The terms are 60 % of an inventory: summed on the way, a crawl's million slices take 2 GB less in the plan."""
+    return inventory._replace(terms={})
 
 
 def _write_schedule(recipe: Recipe, arm: Arm, table: pa.Table) -> str:
@@ -283,8 +307,9 @@ class _Plan(beam.DoFn):
         cuts: tuple[Cuts, ...],
         inventories: list[Inventory],
         pool: list[Receipt],
+        terms: TermsByArm,
     ) -> Iterator[Any]:
-        plan, groups = make_plan(self.recipe, self.sources, rules, cuts, inventories, pool)
+        plan, groups = make_plan(self.recipe, self.sources, rules, cuts, inventories, pool, terms)
         url = join(self.recipe.folder, "plan.json")
         store_for(url).create_bytes(url, json.dumps(summary(plan, census, self.sources), indent=1).encode())
         yield plan
@@ -333,6 +358,8 @@ class MakePlan(beam.PTransform):
         candidates = base | "FindCandidates" >> beam.FlatMap(_candidates, targets, rules, self.recipe)
         cuts = candidates | "GatherCandidates" >> beam.combiners.ToList() | "SettleCuts" >> beam.Map(_cuts, targets)
         inventories = base | "TakeInventory" >> beam.Map(_inventory, beam.pvalue.AsSingleton(cuts), rules, self.recipe)
+        terms = inventories | "TakeTerms" >> beam.Map(terms_of) | "SumTerms" >> beam.CombineGlobally(sum_terms)
+        bare = inventories | "LeaveOutTerms" >> beam.Map(_without_terms)
         outputs = (
             inputs.census.pipeline
             | "Start" >> beam.Create([None])
@@ -342,8 +369,9 @@ class MakePlan(beam.PTransform):
                 rules,
                 beam.pvalue.AsSingleton(inputs.census),
                 beam.pvalue.AsSingleton(cuts),
-                beam.pvalue.AsList(inventories),
+                beam.pvalue.AsList(bare),
                 beam.pvalue.AsList(pool),
+                beam.pvalue.AsSingleton(terms),
             ).with_outputs("groups", main="plan")
         )
         return Planned(outputs.plan, outputs.groups)

@@ -117,7 +117,8 @@ def _parse_lines(run: Lines, bad: list[BadRecord], judge: "_Judge") -> Texts:
             column.append(value)
     bad.sort()
     chosen = np.array(keep, np.int64)
-    return Texts(texts_batch(run.position[chosen], *columns, sizes=(run.ends - run.starts)[chosen]), bad)
+    batch = texts_batch(run.position[chosen], *columns, sizes=(run.ends - run.starts)[chosen])
+    return Texts(batch, bad, frozenset(judge.fields))
 
 
 def _each(run: Lines) -> list[bytes]:
@@ -125,6 +126,9 @@ def _each(run: Lines) -> list[bytes]:
     if not len(run.position):
         return []
     return run.data[run.starts[0] : run.ends[-1]].tobytes().split(b"\n")
+
+
+MAX_FIELDS: Final = 200  # where field names are data (a word each), their list is of no use
 
 
 class _Judge:
@@ -135,6 +139,7 @@ class _Judge:
         self.text, self.tokens = _getter(source.text), _getter(source.token_count)
         self.id = path_of(source.id)
         self.stratum = _getter(source.quota_field)
+        self.fields: set[str] = set()
 
     def __call__(self, line: bytes) -> tuple[str, str | None, int | None, str | None] | RecordFault:
         try:
@@ -146,6 +151,8 @@ class _Judge:
         text, tokens = self.text(document), None
         if type(text) is not str:
             return RecordFault.NO_TEXT if text is None else RecordFault.TEXT_NOT_STRING
+        if len(self.fields) < MAX_FIELDS:
+            self.fields.update(document)
         if self.source.token_count:
             tokens = self.tokens(document)
             if type(tokens) is not int or not 0 <= tokens < 1 << 63:

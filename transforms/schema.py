@@ -127,10 +127,14 @@ class BadRecord(NamedTuple):
 
 
 class Texts(NamedTuple):
-    """A batch of readable documents and the bad records met on the way, both in reading order."""
+    """A batch of readable documents and the bad records met on the way, both in reading order.
+
+    `fields` are the names of the records' fields met so far in the slice (JSONL; empty for other formats).
+    """
 
     batch: pa.RecordBatch
     bad: list[BadRecord]
+    fields: frozenset[str] = frozenset()
 
 
 TEXTS: Final = pa.schema(

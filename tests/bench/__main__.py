@@ -27,6 +27,7 @@ def main() -> int:
                         "parquet/, wet.gz/, warc.gz/ of the same documents, as make_corpus.py writes it")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every single measurement here")
     parser.add_argument("--only", nargs="+", choices=_PARTS, default=_PARTS, help="these parts and no others")
+    parser.add_argument("--rounds", type=int, metavar="N", help="turns of each measurement; default 3, with --quick 1")
     args = parser.parse_args()
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
@@ -37,7 +38,7 @@ def main() -> int:
     rows: list[Row] = []
     for part in args.only:
         print(f"bench: {part} …", file=sys.stderr, flush=True)
-        rows += measure(part, found, quick=args.quick)
+        rows += measure(part, found, args.rounds or (1 if args.quick else 3), quick=args.quick)
         if args.json:
             table.write_json(rows, facts(found, quick=args.quick), args.json)
     title = f"MB of text a CPU second, medians; {stages.corpus_facts(found)}"
@@ -45,9 +46,9 @@ def main() -> int:
     return 0
 
 
-def measure(part: str, found: Corpus, *, quick: bool) -> list[Row]:
+def measure(part: str, found: Corpus, rounds: int, *, quick: bool) -> list[Row]:
     """The rows of one part."""
-    few, rounds = (1, 1) if quick else (2, 3)
+    few = 1 if quick else 2
     match part:
         case "stages":
             long = corpus.long_documents(found)
@@ -58,7 +59,7 @@ def measure(part: str, found: Corpus, *, quick: bool) -> list[Row]:
         case "predict":
             return builds.predict(found, rounds)
         case "datatrove":
-            return builds.against_datatrove(found, few if quick else 4, rounds)
+            return builds.against_datatrove(found, few, rounds)
         case "scaling":
             return builds.scaling(found, 1 if quick else 3, rounds)
         case "shards":

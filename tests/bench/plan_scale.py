@@ -14,7 +14,7 @@ import pickle
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -67,22 +67,34 @@ class Clock:
         return result
 
 
-def inventories(count: int) -> list[Inventory]:
+def gathered(count: int) -> tuple[list[Inventory], plan.TermsByArm]:
+    """What the runner gathers for the plan: inventories without their terms, each from a worker, and the terms' sum."""
+    made: list[Inventory] = []
+    sums: plan.TermsByArm = {}
+    for inventory in inventories(count):
+        made.append(pickle.loads(pickle.dumps(plan._without_terms(inventory))))
+        sums = plan.sum_terms([sums, plan.terms_of(inventory)])
+    return made, sums
+
+
+def inventories(count: int) -> Iterator[Inventory]:
     """What `take_inventory` would give for each of `count` slices under three arms."""
-    chance, found = random.Random(0), []
+    chance = random.Random(0)
     streams = [Stream(arm.name, diverted=False) for arm in ARMS]
     for number in range(count):
         shard = f"gs://corpus/crawl-data/CC-MAIN-2026-04/segments/{number // 900:06d}/wet/{number:08d}.warc.wet.gz"
         size = chance.randint(DOCUMENT_BYTES // 2, DOCUMENT_BYTES * 3 // 2) * DOCUMENTS
         part = Slice(0, shard, 0, -1, size // 3, f"17640{number:010d}", "wet", "")
-        receipt = Receipt(part, f"gs://corpus/work/annotations/{number:032x}.parquet", DOCUMENTS, 0, (), size,
-                          f"crc32c:{number:08x}", ("", -1, ""), "", "", DOCUMENTS, "")  # fmt: skip
+        receipt = Receipt(
+            part=part, url=f"gs://corpus/work/annotations/{number:032x}.parquet", records=DOCUMENTS, bad=0, faults=(),
+            text_bytes=size, raw_crc32c=f"crc32c:{number:08x}", fault=("", -1, ""), quarantine="", text_url="",
+            with_id=DOCUMENTS, columns="", fields=(),
+        )  # fmt: skip
         segments = {
             s: (Segment(DOCUMENTS - i, size - i * 1000, size - i * 1000, size // 50),) for i, s in enumerate(streams)
         }
         terms = {arm.name: _terms(size) for arm in ARMS}
-        found.append(pickle.loads(pickle.dumps(Inventory(receipt, segments, terms))))  # as it comes from a worker
-    return found
+        yield Inventory(receipt, segments, terms)
 
 
 def _terms(size: int) -> Terms:
@@ -145,16 +157,14 @@ def pool(count: int) -> pa.Table:
 def simulate(slices: int) -> list[Row]:
     """Plan a crawl of so many slices."""
     clock, documents = Clock(), slices * DOCUMENTS
-    made = clock.step(
-        "inventories, made up", lambda: inventories(slices), f"{slices:,} slices of {DOCUMENTS:,} documents"
-    )
+    made, terms = clock.step("inventories, made up", lambda: gathered(slices), f"{documents:,} documents")
     pickled = len(pickle.dumps(made[:1000])) / 1000
     clock.rows.append(Row(_SECTION, "one inventory", None, f"{pickled:,.0f} B pickled", "", "what crosses the runner"))
     wanted = targets(documents)
     found = clock.step("candidates, made up", lambda: candidates(documents))
     cuts = clock.step("settle_all", lambda: settle_all(wanted, found), f"{len(found):,} candidates")
     groups = clock.step("lay_out", lambda: layout.lay_out(made, layout.streams_of(cuts), TARGET))
-    clock.step("sum of the terms", lambda: [plan._terms(made, arm.name) for arm in ARMS])
+    assert {arm for arm, _ in terms} == {arm.name for arm in ARMS}
     groups = give_dose(clock, groups, cuts, slices)
     groups = clock.step("with_totals", lambda: layout.with_totals(groups))
     number = f"{len(groups):,} groups, {sum(len(g.parts) for g in groups):,} files"

@@ -381,7 +381,9 @@ def test_an_empty_environment_with_the_package_has_every_step(cloud: service.Clo
     python = str(tmp_path / "venv/bin/python")
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "-r", str(ROOT / "requirements.lock")], check=True)
+    lock = subprocess.run([sys.executable, ROOT / "deploy/runtime_lock.py"], capture_output=True, check=True)
+    (tmp_path / "runtime.lock").write_bytes(lock.stdout)
+    subprocess.run([*pip, "--require-hashes", "-r", str(tmp_path / "runtime.lock")], check=True)
     subprocess.run([*pip, "--no-deps", "--no-build-isolation", str(folder / "staged/workflow.tar.gz")], check=True)
     script = tmp_path / "look.py"
     script.write_text(_LOOK)
@@ -411,8 +413,10 @@ dofns = 0
 graph = api.Pipeline.FromString(open(sys.argv[1], "rb").read())
 for step in graph.components.transforms.values():
     if step.spec.urn == "beam:transform:pardo:v1":
-        pickler.loads(api.ParDoPayload.FromString(step.spec.payload).do_fn.payload)
-        dofns += 1
+        fn = api.ParDoPayload.FromString(step.spec.payload).do_fn
+        if fn.urn == "beam:dofn:pickled_python_info:v1":
+            pickler.loads(fn.payload)
+            dofns += 1
 from classifiers.model import find_language_model
 print(json.dumps({"modules": modules, "dofns": dofns, "model": find_language_model().origin}))
 """
