@@ -223,10 +223,10 @@ def run_evaluate(args: argparse.Namespace) -> int:
     """Score labelled passages."""
     model, rows = StanceModel.load(args.model), _labelled(args.data)
     found = calibrate.evaluate(model, rows)
-    print(json.dumps(found.as_dict(), indent=1) if args.json else found.as_table())
     if args.predictions:
         with open(args.predictions, "w", encoding="utf-8") as file:
             file.writelines(json.dumps(line) + "\n" for line in calibrate.predictions(model, rows))
+    print(json.dumps(found.as_dict(), indent=1) if args.json else found.as_table())
     return 0
 
 

@@ -5,7 +5,7 @@ Intervals hold 95 % of bootstrap resamples of the passages, drawn with a fixed s
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -91,8 +91,29 @@ class Evaluation:
     worst: list[dict[str, Any]]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return dataclasses.asdict(self)
+        """For JSON: plain numbers under plain names, their 95 % intervals as [low, high] apart in `intervals`."""
+        figures = {
+            name: {"precision": s.precision, "recall": s.recall, "f1": s.f1} for name, s in self.stances.items()
+        }
+        totals = {"macro_f1": self.macro_f1, "accuracy": self.accuracy}
+        supports = {name: {"support": s.support} for name, s in self.stances.items()}
+        numbers = {name: _each(scores, _value) | supports[name] for name, scores in figures.items()}
+        return {
+            "passages": self.passages,
+            **_each(totals, _value),
+            "per_class": numbers,
+            "recall_at_flagged": _each(self.recall_at_flagged, _value),
+            "confusion": self.confusion,
+            "ece": self.ece,
+            "reliability": [dataclasses.asdict(each) for each in self.reliability],
+            "genres": self.genres,
+            "worst": self.worst,
+            "intervals": {
+                **_each(totals, _range),
+                "per_class": {name: _each(scores, _range) for name, scores in figures.items()},
+                "recall_at_flagged": _each(self.recall_at_flagged, _range),
+            },
+        }
 
     def as_table(self) -> str:
         """For people."""
@@ -108,6 +129,18 @@ class Evaluation:
             lines.append(f"{name:14} {' '.join(f'{number:11,}' for number in row)}")
         lines += [f"{'':14} genre {genre}: macro-F1 {of['macro_f1']:.3f}" for genre, of in self.genres.items()]
         return "\n".join(lines)
+
+
+def _each(intervals: Mapping[str, Interval], take: Callable[[Interval], Any]) -> dict[str, Any]:
+    return {name: take(interval) for name, interval in intervals.items()}
+
+
+def _value(interval: Interval) -> float:
+    return interval.value
+
+
+def _range(interval: Interval) -> list[float]:
+    return [interval.low, interval.high]
 
 
 def _shown(interval: Interval) -> str:
