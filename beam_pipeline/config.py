@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, Any, Literal
@@ -199,10 +200,11 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
-        if isinstance(key, str | int | float | bool) and key in seen:
+        if not isinstance(key, str | int | float | bool | None):
+            raise ConfigError([f"line {key_node.start_mark.line + 1}: a key must be a word, not a list or a mapping"])
+        if key in seen:
             raise ConfigError([f"line {key_node.start_mark.line + 1}: the key {key!r} stands twice"])
-        if isinstance(key, str | int | float | bool):
-            seen.add(key)
+        seen.add(key)
     loader.flatten_mapping(node)
     return dict(loader.construct_pairs(node, deep=True))
 
@@ -228,6 +230,8 @@ def load_config(text: str, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError([f"the file must hold keys such as name, sources, arms, output, not {type(values).__name__}"])
     for override in overrides:
         _override(values, override)
+    if secrets := list(_secrets(values, "", set())):
+        raise ConfigError(secrets)
     try:
         config = Config.model_validate(values)
     except pydantic.ValidationError as error:
@@ -235,6 +239,24 @@ def load_config(text: str, overrides: Sequence[str] = ()) -> Config:
     if problems := list(_contradictions(config)):
         raise ConfigError(problems)
     return config
+
+
+_SECRET = re.compile(
+    r"[a-z][a-z0-9+.-]*://([^/?#]*:[^/?#]*@|\S*[?&][\w-]*(sig|signature|token|credential|secret|password|key)[\w-]*=)",
+    re.IGNORECASE,
+)
+
+
+def _secrets(value: Any, key: str, seen: set[int]) -> Iterator[str]:
+    """URLs with credentials in them would stand in manifests and messages for ever; the line does not repeat them."""
+    if isinstance(value, str) and _SECRET.search(value):
+        yield f"{key}: credentials do not belong into a URL; give them in the environment or the store's own settings"
+    elif isinstance(value, dict | list) and id(value) not in seen:  # once each: aliases may name a value very often
+        seen.add(id(value))
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, item in items:
+            shown = str(name) if isinstance(name, str | int) and not _SECRET.search(str(name)) else "?"
+            yield from _secrets(item, f"{key}.{shown}" if key else shown, seen)
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -277,7 +299,7 @@ def _explain(error: pydantic.ValidationError) -> list[str]:
         elif problem["type"] == "missing":
             lines.append(f"{key}: missing")
         else:
-            value = str(problem.get("input"))
+            value = reprlib.repr(problem.get("input")).strip("'\"")  # bounded, whatever YAML's aliases make of it
             lines.append(f"{key}: {problem['msg'][0].lower() + problem['msg'][1:]}, not {value[:80]!r}")
     return list(dict.fromkeys(lines))
 

@@ -5,7 +5,6 @@ receipts, an owner record whose process is gone, scratch folders that nobody hol
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from beam_pipeline import owner
-from beam_pipeline.preflight import BUILD_RECORD
+from beam_pipeline.preflight import BUILD_RECORD, build_folder
 from transforms.commit import OWNER_RECORD
 from transforms.errors import StorageError, Unaccounted
 from transforms.spool import abandoned
@@ -108,8 +107,8 @@ def _build_folder(output: str, work: str) -> Iterator[Leftover]:
     """A finished build's plan and receipts; annotations stay, for the next build."""
     store = store_for(output)
     with store.open(join(output, BUILD_RECORD)) as file:
-        name = hashlib.sha256(file.read()).hexdigest()[:16]
-    for info in store_for(work).list(join(work, "builds", name, "**")):
+        folder = build_folder(work, output, file.read())
+    for info in store_for(work).list(join(folder, "**")):
         yield Leftover(info.url, info.size, "plan and receipts of this build, which is finished")
 
 

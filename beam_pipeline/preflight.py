@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final, Literal, NamedTuple
 
 from beam_pipeline import __version__, owner
-from beam_pipeline.config import ArmConfig, Config, DoseConfig, HeadPlacement, KeepShare, TailPlacement
+from beam_pipeline.config import ArmConfig, Config, DoseConfig, HeadPlacement, KeepShare, TailPlacement, absolute
 from beam_pipeline.dated import Dated, Promotion, promote, read_previous, same_build
 from beam_pipeline.drift import DriftLimits
 from beam_pipeline.pipeline import Build
@@ -193,6 +193,12 @@ def _difference(theirs: bytes, ours: bytes) -> str:
     return "differs in " + ", ".join(names)
 
 
+def build_folder(work: str, output: str, record: bytes) -> str:
+    """The build's own folder; its receipts name files of one output, so no other output's build may find them."""
+    facts = hashlib.sha256(record + absolute(output).rstrip("/").encode())
+    return join(work, "builds", facts.hexdigest()[:16])
+
+
 def arm_of(name: str, config: ArmConfig) -> Arm:
     """An arm as the steps know it."""
     dose = config.dose or DoseConfig()
@@ -231,7 +237,7 @@ def job_of(
     config: Config, sources: tuple[Source, ...], listings: tuple[Listing, ...], annotators: Annotators, record: bytes
 ) -> Build:
     """Everything the steps need."""
-    folder = join(config.work_path, "builds", hashlib.sha256(record).hexdigest()[:16])
+    folder = build_folder(config.work_path, config.output.path, record)
     quotas = {p.name: next(iter(p.quotas.values())) for p in config.pool if p.quotas}
     arms = tuple(arm_of(name, arm) for name, arm in config.arms.items())
     language, stance = (

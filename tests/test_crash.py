@@ -92,19 +92,27 @@ def assert_recovered(undisturbed: Undisturbed, output: Path, ended: Ended, scrat
     assert verify(str(output), workers=1).problems == ()
 
 
+def wait(undisturbed: Undisturbed, build: Running, output: Path, chance: random.Random) -> None:
+    """Until a random time, a random number of files, or the first sign of a random step; for a moment more or less."""
+    kind = chance.choice(["time", "files", "step"])
+    if kind == "time":
+        build.process.join(chance.uniform(0, undisturbed.seconds))
+        return
+    files, step = chance.randint(1, undisturbed.written), chance.choice(STEPS[1:])
+    if kind == "files":
+        build.wait_until(lambda: len(names_below(output)) >= files)
+    else:
+        build.wait_until(lambda: step_of(names_below(output)) == step)
+    build.process.join(chance.choice([0, 0, 0.002, 0.01]))
+
+
 def kill_and_resume(undisturbed: Undisturbed, folder: Path, chance: random.Random) -> list[str]:
-    """Kill a build one to three times, half of them at a random time, half after a random file; then let it end."""
+    """Kill a build one to three times, then let it end; returns the steps it died in."""
     output, deaths = folder / "out", list[str]()
     had = (0, 0)
     for _ in range(chance.choice([1, 1, 2, 3])):
         build = Running(folder, *undisturbed.command(output, ONE))
-        if chance.random() < 0.5:
-            moment = chance.uniform(0, undisturbed.seconds)
-            build.process.join(moment)
-        else:
-            files = chance.randint(1, undisturbed.written)
-            build.wait_until(lambda files=files: len(names_below(output)) >= files)
-            build.process.join(chance.choice([0, 0, 0.002, 0.01]))
+        wait(undisturbed, build, output, chance)
         ended = build.kill() if build.process.exitcode is None else build.wait()
         if ended.code == 0:
             break
@@ -125,7 +133,7 @@ def _own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_a_killed_build_is_finished_by_the_same_command(
     undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills: int
 ) -> None:

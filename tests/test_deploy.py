@@ -175,7 +175,12 @@ def test_the_metadata_has_the_fields_that_the_service_knows() -> None:
 def test_the_template_speaks_the_programs_words(monkeypatch: pytest.MonkeyPatch) -> None:
     """The launcher's arguments become those of submit, and Beam's stay as they are."""
     said: list[list[str]] = []
-    monkeypatch.setattr(run, "main", lambda words: said.append(list(words)) or 0)
+
+    def main(words: list[str]) -> int:
+        said.append(list(words))
+        return 0
+
+    monkeypatch.setattr(run, "main", main)
     beam = ["--runner=DataflowRunner", "--template_location=gs://b/t"]
     assert template.main(["--config=gs://b/c.yaml", "--date=2026-11-24", "--set=seed=7; tolerance=0.1", *beam]) == 0
     assert template.main(["--config=gs://b/c.yaml", *beam]) == 0

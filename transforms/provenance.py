@@ -64,8 +64,19 @@ def load_base(receipts: Sequence[Receipt], rules: Rules, sources: Sequence[Sourc
     slice_of = np.repeat(np.arange(len(tables), dtype=np.int32), np.diff(offsets))
     table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
     for column, values in (("source", names), ("shard", shards)):
-        table = table.append_column(column, pa.DictionaryArray.from_arrays(slice_of, pa.array(values, pa.string())))
+        table = table.append_column(column, _coded(values, slice_of))
     return Base(table, offsets, stances(table, rules))
+
+
+def _coded(values: Sequence[str], rows: npt.NDArray[np.int32]) -> pa.DictionaryArray:
+    """`values[row]` for each row, with every value once in the dictionary.
+
+    Arrow sizes Parquet's dictionary page by the dictionary, fills it with the distinct values, and leaves what was in
+    memory in the rest: with a value that stands twice, equal tables become different files.
+    """
+    places = {value: place for place, value in enumerate(dict.fromkeys(values))}
+    codes = np.array([places[value] for value in values], np.int32)[rows]
+    return pa.DictionaryArray.from_arrays(codes, pa.array(list(places), pa.string()))
 
 
 def amount_of(table: pa.Table, unit: str, rows: Int64s) -> Int64s:

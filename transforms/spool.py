@@ -14,7 +14,7 @@ from typing import Final
 
 from transforms.storage import DISK_ERRORS, os_errors
 
-PREFIX: Final = "counterpoise-"
+PREFIX: Final = "counterpoise-scratch-"
 
 
 @contextmanager

@@ -190,6 +190,7 @@ def scaling(found: Corpus, times: int, rounds: int) -> list[Row]:
         options = ("--direct_running_mode", "multi_processing", "--direct_num_workers", str(workers))
         return build(paths, steps.THREE_ARMS, "jsonl.zst", times=repeated, options=options, file_size="32MiB")
 
+    start(tiny, 1, 1)  # compiles, if nothing did
     for _ in range(rounds):
         for workers, pairs in used.items():
             pairs.append((start(tiny, workers, 1), start(shards, workers, times)))

@@ -60,7 +60,7 @@ def slice_of(path: Path, shard_format: str) -> Slice:
 def _read(paths: Sequence[Path], shard_format: str, limits: DecodeLimits = LIMITS) -> Iterator[pa.RecordBatch]:
     for path in paths:
         with path.open("rb") as file:
-            yield from (batch for batch, _ in read_texts(file, slice_of(path, shard_format), SOURCE, limits))
+            yield from (found.batch for found in read_texts(file, slice_of(path, shard_format), SOURCE, limits))
 
 
 def _read_all(paths: Sequence[Path], shard_format: str) -> None:

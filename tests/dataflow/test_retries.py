@@ -1,6 +1,7 @@
 """Retries, twins, orders, bundle sizes and serialisation: the bytes of the corpus stay what they are."""
 
 import concurrent.futures
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,14 @@ from typing import Any
 import apache_beam as beam
 import pytest
 
+from beam_pipeline.dated import Promotion
+from beam_pipeline.drift import DriftLimits
 from beam_pipeline.options import beam_options
 from beam_pipeline.pipeline import build
 from tests import corpora, shards
 from tests.dataflow.unkind import Unkind, processes
 
+DAY = "2026-11-24"
 ARMS: dict[str, Any] = {
     "unfiltered": {},
     "filtered": {"misaligned": "drop", "refill": "random"},
@@ -56,12 +60,15 @@ def test_retries_change_nothing(tmp_path: Path, pool: concurrent.futures.Executo
     assert "_SUCCESS" in expected and len(expected) > 20
 
     root = beam.Pipeline(options=beam_options(["--direct_num_workers=1"]))
-    build(root, corpora.checked(values_of(tmp_path, "unkind", ARMS, output)).job)
+    job = corpora.checked(values_of(tmp_path, "unkind", ARMS, output)).job
+    pointer = tmp_path / "latest.json"
+    build(root, job._replace(promotion=Promotion(str(pointer), "test", DAY, job.settings.output, DriftLimits())))
     runner = Unkind(seed, pool)
     runner.run(root)
     found = corpus_of(tmp_path / "unkind")
 
     assert sorted(found) == sorted(expected)
+    assert json.loads(pointer.read_text())["date"] == DAY
     assert [name for name in expected if found[name] != expected[name]] == []
     assert runner.tally["deaths"] >= 10 and runner.tally["twins"] >= 10, runner.tally
     assert runner.tally["attempts"] > 1.5 * runner.tally["bundles"]

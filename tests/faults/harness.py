@@ -16,6 +16,7 @@ import zstandard
 from beam_pipeline import preflight
 from beam_pipeline.config import load_config
 from beam_pipeline.verify import verify
+from classifiers.model import ModelError
 from tests import corpora, shards
 from transforms import storage, storage_gcs
 from transforms.errors import CounterpoiseError
@@ -73,10 +74,12 @@ def build(values: corpora.Config) -> Outcome:
     output = values["output"]["path"]
     try:
         corpora.run_steps(checked(values).job)
-    except CounterpoiseError as error:
-        assert store_for(output).stat(join(output, "_SUCCESS")) is None, f"stopped, yet there is a corpus: {error}"
-        return Outcome(error.exit_code, str(error), Texts(), {}, {})
-    return outcome_of(output)
+    except (CounterpoiseError, ModelError) as found:
+        error: Any = found
+    else:
+        return outcome_of(output)
+    assert store_for(output).stat(join(output, "_SUCCESS")) is None, f"stopped, yet there is a corpus: {error}"
+    return Outcome(error.exit_code, str(error), Texts(), {}, {})
 
 
 def outcome_of(output: str) -> Outcome:

@@ -1,15 +1,22 @@
 """Faults of the data."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.faults.data import CASES, Data, write_sums
+from tests.faults.data import CASES, Data, short, write_sums
 from tests.faults.harness import HEALTHY, build, config, counted, row, write_healthy
 from tests.faults.table import Table
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def every() -> list[Any]:
+    """All cases; those whose like is in the short form are marked slow."""
+    few = short()
+    return [pytest.param(c, id=c.name, marks=[] if c.name in few else [pytest.mark.slow]) for c in CASES]
+
+
+@pytest.mark.parametrize("case", every())
 def test_fault_of_the_data(tmp_path: Path, table: Table, case: Data) -> None:
     """Left out whole, or record by record into quarantine, within the limits; exit code 3 and its place past them."""
     folder = write_healthy(tmp_path / "build")
