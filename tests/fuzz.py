@@ -1,6 +1,6 @@
 """Arbitrary bytes for the decoders and the configuration, for as long as asked: `./dev fuzz --minutes 5`.
 
-A target may refuse its input with one of the product's own errors; anything else is a finding, and Hypothesis shrinks it.
+A target may refuse its input with one of the product's own errors; all else is a finding, which Hypothesis shrinks.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -69,7 +70,8 @@ def read_everything(kind: str, data: bytes) -> None:
     part, source = shards.whole("shard", Format(kind), len(data)), shards.source()
     try:
         positions = []
-        for batch, _ in read_texts(io.BytesIO(data), part, source, LIMITS):
+        for found in read_texts(io.BytesIO(data), part, source, LIMITS):
+            batch = found.batch
             positions += batch.column("position").to_pylist()
             for text in batch.column("text").to_pylist():
                 text.encode()
@@ -79,8 +81,6 @@ def read_everything(kind: str, data: bytes) -> None:
     seen[f"{kind}: read"] += 1
     assert positions == sorted(set(positions))
     form: Any = {"jsonl": "lines", "parquet": "rows"}.get(kind, "converted")
-    import numpy as np
-
     wanted = np.array(positions, np.int64)
     records = read_records(io.BytesIO(data), part, source, LIMITS, form=form, wanted=wanted, on_raw=None)
     assert [p for batch in records for p in batch.position.tolist()] == positions
@@ -104,10 +104,11 @@ SCALARS = st.one_of(
     st.text(max_size=12),
     st.sampled_from(["keep", "512MiB", "en", "gs://b/*"]),
 )
-KEYS = st.sampled_from(
-    "name seed sources pool language stance unit arms output limits work tolerance paths text id format quotas keep share "
-    "dose amount of refill placement head tail misaligned max_repeats path target_file_size bad_records threshold".split()
-)
+_WORDS = """
+    name seed sources pool language stance unit arms output limits work tolerance paths text id format quotas keep
+    share dose amount of refill placement head tail misaligned max_repeats path target_file_size bad_records threshold
+"""
+KEYS = st.sampled_from(_WORDS.split())
 TREES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=20
 )
@@ -152,11 +153,12 @@ def run(seconds: float, examples: int = 200) -> int:
     rounds, ends = 0, time.monotonic() + seconds
     while time.monotonic() < ends or not rounds:
         for target, strategies in TARGETS:
-            checked = settings(
+            options: Any = settings(
                 max_examples=examples, deadline=None, database=None, derandomize=False,
                 suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink],
-            )(given(*strategies)(target))  # fmt: skip
-            checked()
+            )  # fmt: skip
+            bound: Any = given
+            options(bound(*strategies)(target))()
         rounds += 1
     return rounds
 

@@ -92,6 +92,21 @@ class Running:
             return []
 
 
+def alive(processes: list[psutil.Process], seconds: float = 2) -> list[psutil.Process]:
+    """Those that still run; the kernel gets a moment to end what was killed."""
+
+    def runs(process: psutil.Process) -> bool:
+        try:
+            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    ends = time.monotonic() + seconds
+    while (left := [process for process in processes if runs(process)]) and time.monotonic() < ends:
+        time.sleep(0.01)
+    return left
+
+
 def names_below(folder: Path) -> set[str]:
     """Relative names of all files, also while they come and go."""
     found = set()

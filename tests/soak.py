@@ -1,16 +1,18 @@
 """Builds over and over: random configurations, sizes and damage, held to the oracle. `./dev soak --minutes 60`.
 
-A disagreement stops nothing: it is counted and printed with the seed that repeats it (`./dev soak --seed N --builds 1`).
+A disagreement stops nothing; it is printed with the seed that repeats it (`./dev soak --seed N --builds 1`).
 """
 
 import argparse
 import collections
+import contextlib
 import random
 import sys
 import tempfile
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 from beam_pipeline.verify import verify
 from tests import corpora, reference, shards
@@ -34,27 +36,25 @@ def damage(kind: str, values: corpora.Config, folder: Path, chance: random.Rando
                 file.write(b"\n".join(chance.choices(bad, k=4)) + b"\n")
     elif kind == "killed half-way":
         job = corpora.checked(values).job
-        original, left = corpora.mix_group, [chance.randint(0, 3)]
+        steps: Any = corpora
+        original, left = steps.mix_group, [chance.randint(0, 3)]
 
         def die(*given: object) -> object:
             if not left[0]:
                 raise KeyboardInterrupt
             left[0] -= 1
-            return original(*given)  # type: ignore[arg-type]
+            return original(*given)
 
-        corpora.mix_group = die  # type: ignore[assignment]
+        steps.mix_group = die
         try:
-            corpora.run_steps(job)
-        except (KeyboardInterrupt, MixShortfall, InputError):
-            pass
+            with contextlib.suppress(KeyboardInterrupt, MixShortfall, InputError):
+                corpora.run_steps(job)
         finally:
-            corpora.mix_group = original
+            steps.mix_group = original
     elif kind == "annotations there":
         other = {**values, "seed": values["seed"] + 1, "output": {**values["output"], "path": f"{folder}/other"}}
-        try:
+        with contextlib.suppress(MixShortfall, InputError):
             corpora.run_plain(other)
-        except (MixShortfall, InputError):
-            pass
 
 
 def once(seed: int) -> tuple[str, str]:

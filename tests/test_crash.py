@@ -5,6 +5,7 @@ import os
 import random
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import pytest
 from beam_pipeline import leftovers
 from beam_pipeline.verify import verify
 from tests import corpora, shards
-from tests.killing import Ended, Running, names_below
+from tests.killing import Ended, Running, alive, names_below
 from tests.test_agreement import ARMS, files_below
 
 STEPS = ("start", "annotate", "plan", "mix", "commit")
@@ -135,7 +136,11 @@ def _own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kills", [3, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_a_killed_build_is_finished_by_the_same_command(
-    undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills: int
+    undisturbed: Undisturbed,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+    kills: int,
 ) -> None:
     """Killed at random moments of every step and run again: the same bytes, finished work reused, nothing left."""
     deaths: collections.Counter[str] = collections.Counter()
@@ -145,7 +150,10 @@ def test_a_killed_build_is_finished_by_the_same_command(
         monkeypatch.setattr(tempfile, "tempdir", str(folder / "scratch"))
         deaths.update(kill_and_resume(undisturbed, folder, random.Random(f"kill-{kills}-{number}")))
         recovered, number = recovered + 1, number + 1
-    print(f"{deaths.total()} kills {dict(deaths)}, {recovered} builds, each byte-identical")
+    where = ", ".join(f"{deaths[step]} in {step}" for step in STEPS if deaths[step])
+    record_property(
+        "fault", (f"kill -9, {deaths.total()} times: {where}", "the same bytes", f"{recovered} of {recovered}", 0, 0)
+    )
     assert kills < 50 or set(deaths) >= set(STEPS[1:])
 
 
@@ -164,7 +172,9 @@ def block(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["README.md", pytest.param("unfiltered/part-00000", marks=pytest.mark.slow)])
-def test_a_killed_worker_is_an_error_and_never_a_hang(undisturbed: Undisturbed, tmp_path: Path, name: str) -> None:
+def test_a_killed_worker_is_an_error_and_never_a_hang(
+    undisturbed: Undisturbed, tmp_path: Path, record_property: Callable[[str, object], None], name: str
+) -> None:
     """A worker that dies while it mixes or in the last step: exit code 1 in seconds, with the likely cause."""
     (file,) = (found for found in undisturbed.files if found.startswith(name))
     output = tmp_path / "out"
@@ -180,8 +190,11 @@ def test_a_killed_worker_is_an_error_and_never_a_hang(undisturbed: Undisturbed, 
     ended = build.wait(20)
     assert ended.code == 1, ended.printed
     assert "a worker process died (out of memory?)" in ended.printed
-    assert not [victim for victim in victims if victim.is_running() and victim.status() != psutil.STATUS_ZOMBIE]
+    assert alive(victims) == []
     (output / file).unlink()
+    record_property(
+        "fault", (f"a worker is killed at {name}", "exit 1, then the same bytes", "exit 1, the same bytes", 0, 0)
+    )
     assert_recovered(
         undisturbed, output, Running(tmp_path, *undisturbed.command(output, ONE)).wait(), tmp_path / "scratch"
     )

@@ -7,12 +7,11 @@ import signal
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from beam_pipeline.progress import Progress
 from tests import corpora
-from tests.killing import Running, names_below
+from tests.killing import Running, alive, names_below
 from transforms.heartbeat import VARIABLE
 
 
@@ -67,6 +66,6 @@ def test_a_signal_ends_a_hung_build_at_once(tmp_path: Path, number: signal.Signa
     seconds = time.monotonic() - sent
     assert ended.code == 128 + number, ended.printed
     assert "interrupted; the same command goes on where it stopped" in ended.printed
-    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    assert alive(children) == []
     assert not {"_OWNER.json", "_SUCCESS"} & names_below(output)
     assert seconds < 5  # a second on a machine that has nothing else to do

@@ -101,6 +101,21 @@ def fingerprint_of(annotators: Annotators) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
+@functools.cache
+def check_models(annotators: Annotators) -> None:
+    """Make sure, once a process, that this machine has the models that the launcher had.
+
+    Raises:
+      ConfigError: It has others, which an older image may hold; their annotations would pass for the right ones.
+    """
+    found = fingerprint_of(annotators)
+    if annotators.fingerprint not in ("", found):
+        theirs = f"{found[:12]}, the launcher's {annotators.fingerprint[:12]}"
+        raise ConfigError(
+            [f"this worker's models have the fingerprint {theirs}: bring both to one release (the image)"]
+        )
+
+
 def annotate_batch(batch: pa.RecordBatch, annotators: Annotators, *, is_pool: bool) -> pa.RecordBatch:
     """All measurements of one batch of texts, a row each."""
     text = batch.column("text")
@@ -201,7 +216,7 @@ def annotate_slice(
     a receipt with its `fault` and an annotation object without rows.
 
     Raises:
-      ConfigError: `only_reuse`, and there is no valid annotation.
+      ConfigError: `only_reuse`, and there is no valid annotation; or this machine's models are not the launcher's.
     """
     url = annotation_url(work, part, source, annotators.fingerprint)
     store = store_for(url)
@@ -209,6 +224,7 @@ def annotate_slice(
         return read_receipt(url), True
     if only_reuse:
         raise ConfigError([f"{part.shard} is not annotated with these models and options; run `counterpoise annotate`"])
+    check_models(annotators)
     with scratch() as spool:
         receipt = placed(_annotate_into(spool, part, source, annotators), url)
         if receipt.text_url:

@@ -5,6 +5,7 @@ import functools
 import io
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -151,11 +152,18 @@ def small_shards(corpus: Corpus, number: int) -> list[Path]:
 
 
 def linked(paths: Sequence[Path], folder: Path, times: int = 1) -> Path:
-    """A folder with each of the shards `times` times, as links; returns it."""
+    """A folder with each of the shards `times` times, as hard links where the disk has them; returns it.
+
+    Not symbolic ones: `FindShards` follows these, and takes those that lead to one file for one shard.
+    """
     folder.mkdir(parents=True)
     for copy in range(times):
         for path in paths:
-            os.symlink(path, folder / f"{copy:02d}-{path.name}")
+            place = folder / f"{copy:02d}-{path.name}"
+            try:
+                os.link(path, place)
+            except OSError:
+                shutil.copy(path, place)
     return folder
 
 

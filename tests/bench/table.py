@@ -42,7 +42,7 @@ def show(rows: Iterable[Row], title: str) -> None:
                 table.add_section()
             section = row.section
             table.add_row(f"[bold]{section}[/]")
-        rate = "" if row.rate is None else f"{row.rate:,.1f}"
+        rate = "" if row.rate is None else f"{row.rate:,.{1 if row.rate >= 1 else 2}f}"
         table.add_row(f"  {row.name}", rate, row.value, row.against, row.note)
     Console(width=150).print(table)
 

@@ -204,7 +204,7 @@ def test_a_template_writes_a_job_and_never_fails_for_want_of_work(cloud: service
 
 
 def test_a_dated_build_ends_with_the_pointer(cloud: service.Cloud, tmp_path: Path) -> None:
-    """The date is in the job's name and in the record; moving latest.json is the job's last step, not the launcher's."""
+    """The date is in the job's name and the record; moving latest.json is the job's last step, not the launcher's."""
     dated = {"output": {"path": f"{PLACE}/builds/{{date}}"}, "work": f"{PLACE}/work"}
     words = ["submit", written(tmp_path, **dated), *cloud.options, IMAGE, "--date", "2026-11-24", "--detach"]
     assert run.main(words) == 0

@@ -12,6 +12,7 @@ import orjson
 import tenacity
 import yaml
 import zstandard
+from google.cloud.storage.retry import DEFAULT_RETRY
 
 from beam_pipeline import preflight
 from beam_pipeline.config import load_config
@@ -140,7 +141,7 @@ def config(folder: Path, **changes: Any) -> corpora.Config:
 def impatient(patience: Patience = FAST) -> Iterator[None]:
     """Retries of gs:// without waiting; stores are made anew, now and afterwards."""
     initial = storage_gcs.GcsStore.__init__.__defaults__
-    storage_gcs.GcsStore.__init__.__defaults__ = (patience, storage_gcs.DEFAULT_RETRY.with_delay(0.001, 0.01))
+    storage_gcs.GcsStore.__init__.__defaults__ = (patience, DEFAULT_RETRY.with_delay(0.001, 0.01))
     storage._store.cache_clear()
     try:
         yield

@@ -9,7 +9,7 @@ import pytest
 
 from beam_pipeline.run import main
 from beam_pipeline.verify import verify
-from tests import corpora, servers
+from tests import corpora, servers, shards
 from tests.faults.harness import HEALTHY, OTHERS, build, config, counted, impatient, row, write_healthy
 from tests.faults.on_gcs import flaky, moved, objects, upload
 from tests.faults.table import Table
@@ -30,7 +30,7 @@ def server() -> Iterator[StrictGcs]:
 def on_gcs(folder: Path) -> corpora.Config:
     """A build on the server."""
     write_healthy(folder)
-    corpora.shards.write_jsonl(folder / "web/more.jsonl.zst", OTHERS, codec="zstd")
+    shards.write_jsonl(folder / "web/more.jsonl.zst", OTHERS, codec="zstd")
     upload(folder, ROOT)
     return moved(config(folder), folder, ROOT)
 
@@ -84,7 +84,7 @@ def test_final_faults_stop_the_build(tmp_path: Path, server: StrictGcs, table: T
 
 def replace(server: StrictGcs | None, folder: Path, *, gone: bool) -> None:
     """Change or remove the second shard."""
-    name, data = "web/more.jsonl.zst", corpora.shards.compress(corpora.shards.jsonl_bytes(HEALTHY), "zstd")
+    name, data = "web/more.jsonl.zst", shards.compress(shards.jsonl_bytes(HEALTHY), "zstd")
     if server is None:
         (folder / name).unlink()
         if not gone:
@@ -124,7 +124,7 @@ def test_inputs_that_change_meanwhile_are_noticed(
 def write_more(folder: Path) -> Path:
     """Two healthy shards on the local disk."""
     write_healthy(folder)
-    corpora.shards.write_jsonl(folder / "web/more.jsonl.zst", OTHERS, codec="zstd")
+    shards.write_jsonl(folder / "web/more.jsonl.zst", OTHERS, codec="zstd")
     return folder
 
 
