@@ -2,8 +2,10 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,14 +44,17 @@ def objects(root: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def flaky(server: StrictGcs, share: float, seed: int) -> Iterator[list[str]]:
-    """Let a share of all requests fail, in every way in turn; yields what was done to them."""
+    """Let exactly a share of all requests fail, each in a way drawn at random; yields what was done to them."""
     chance, happened, original = random.Random(seed), list[str](), server.fault
+    number, every, current = itertools.count(seed), round(1 / share), threading.local()
 
     def fault(operation: str, *kinds: str) -> Fault | None:
-        for kind in kinds:
-            if kind in KINDS and chance.random() < share / len(KINDS):
-                happened.append(f"{kind} on {operation}")
-                return Fault(operation, kind, status=chance.choice([KINDS[kind], 429]))
+        if "latency" in kinds:  # what is asked first for each request
+            current.kind = chance.choice(sorted(KINDS)) if next(number) % every == 0 else ""
+        if (kind := getattr(current, "kind", "")) in kinds:
+            current.kind = ""
+            happened.append(f"{kind} on {operation}")
+            return Fault(operation, kind, status=chance.choice([KINDS[kind], 429]))
         return original(operation, *kinds)
 
     patched: Any = server
