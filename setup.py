@@ -113,6 +113,7 @@ setup(
     package_data={
         "beam_pipeline": ["sample/*"],
         "classifiers": ["models/*", "passages/*"],
+        "transforms": ["report_page.*"],
     },
     python_requires=">=3.10,<3.14",
     install_requires=CORE,

@@ -92,9 +92,7 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: plain numbers under plain names, their 95 % intervals as [low, high] apart in `intervals`."""
-        figures = {
-            name: {"precision": s.precision, "recall": s.recall, "f1": s.f1} for name, s in self.stances.items()
-        }
+        figures = {name: {"precision": s.precision, "recall": s.recall, "f1": s.f1} for name, s in self.stances.items()}
         totals = {"macro_f1": self.macro_f1, "accuracy": self.accuracy}
         supports = {name: {"support": s.support} for name, s in self.stances.items()}
         numbers = {name: _each(scores, _value) | supports[name] for name, scores in figures.items()}

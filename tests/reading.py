@@ -61,7 +61,7 @@ def read(
     found: Found = {}
     bad: list[BadRecord] = []
     seen = -1
-    for batch, problems in read_texts(
+    for batch, problems, _ in read_texts(
         file or shards.opened(data),
         part or shards.whole(name, shard_format),
         source or shards.source(),

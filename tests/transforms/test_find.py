@@ -210,7 +210,7 @@ def test_every_line_is_in_one_slice(
     found = []
     for part in parts:
         with path.open("rb") as file:
-            for batch, bad in read_texts(file, part, WEB, DecodeLimits()):
+            for batch, bad, _ in read_texts(file, part, WEB, DecodeLimits()):
                 assert not bad
                 found += batch.column("text").to_pylist()
     assert found == [text for _, text in docs]
