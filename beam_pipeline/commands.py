@@ -23,7 +23,7 @@ from beam_pipeline.preflight import BUILD_RECORD, Preflight
 from beam_pipeline.progress import Progress
 from beam_pipeline.submit import run_submit, submit_arguments
 from beam_pipeline.verify import check
-from beam_pipeline.workers import end_process
+from beam_pipeline.workers import end_process, quiet
 from classifiers import calibrate, train
 from classifiers.model import STANCES
 from classifiers.stance import StanceModel
@@ -79,7 +79,7 @@ def execute(config: Config, args: argparse.Namespace, until: Until, *, only_reus
         if until == "commit" and not stack.enter_context(_claimed(config, checked)):
             print(f"{config.output.path} was finished meanwhile by another process: nothing to do")
             return checked
-        stack.enter_context(_watched(checked, args.progress if is_local(options) else "none"))
+        stack.enter_context(_watched(checked, args.progress if is_local(options) else "none", debug=args.debug))
         root = beam.Pipeline(options=options)
         build(root, checked.job._replace(only_reuse=only_reuse), until)
         result = root.run()
@@ -117,11 +117,12 @@ def _say_what_was_reused(result: Any) -> None:
 
 
 @contextlib.contextmanager
-def _watched(checked: Preflight, mode: Any) -> Iterator[None]:
+def _watched(checked: Preflight, mode: Any, *, debug: bool) -> Iterator[None]:
     """Show progress; until then all scratch files, Beam's and the workers' too, lie in one folder that goes away."""
     with (
         scratch() as folder,
         scratch_in(folder),
+        contextlib.nullcontext() if debug else quiet(os.path.join(folder, "workers.log")),
         Progress(folder, checked.shards, checked.input_bytes, mode),
     ):
         yield

@@ -416,3 +416,17 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
             run.main(argv)
         assert error.value.code == 0
         assert says in capsys.readouterr().out or argv == ["--help"]
+
+
+def test_an_error_in_a_worker_process_is_one_line(tmp_path: Path) -> None:
+    """What a worker raises is told once and without the traceback that Beam's workers print; --debug shows it."""
+    values = config(corpora.write_web(tmp_path), arms={"dosed": {"dose": {"share": 0.9}}})
+    path = corpora.write_config(tmp_path, values)
+    words = [sys.executable, "-m", "beam_pipeline", "plan", path, "--progress=none", "--direct_num_workers=2"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    lines = done.stderr.strip().split("\n")
+    assert done.returncode == 4
+    assert len(lines) == 1 and lines[0].startswith("counterpoise: arm dosed: the dose needs")
+    done = subprocess.run([*words, "--debug"], capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert "Traceback" in done.stderr
