@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from transforms.census import MISALIGNED, Census, Rules, stances, stays
+from transforms.census import MISALIGNED, Census, Rules, amounts_in, stances, stays
 from transforms.errors import MixShortfall
 from transforms.schema import UNITS, Slice
 from transforms.select import (
@@ -128,7 +128,7 @@ def find_candidates(
 ) -> list[tuple[Kind, Candidate]]:
     """The documents of one slice that lie in a bucket in which some arm's running sum crosses its target."""
     kept, flagged = stays(table, rules), stances(table, rules) == MISALIGNED
-    amount = table.column(unit).to_numpy() if unit != UNITS[0] else np.ones(len(table), np.int64)
+    amount = amounts_in(table, unit)
     found: list[tuple[Kind, Candidate]] = []
     masks: dict[Kind, npt.NDArray[np.bool_]] = {"drop": kept & flagged, "refill": kept & ~flagged}
     for kind, mask in masks.items():

@@ -87,6 +87,11 @@ def amounts_of(table: pa.Table) -> Int64s:
     return np.stack([ones, *(table.column(unit).to_numpy() for unit in UNITS[1:])], axis=1)
 
 
+def amounts_in(table: pa.Table, unit: str) -> Int64s:
+    """Amount of each document in one unit, int64[n]."""
+    return np.ones(len(table), np.int64) if unit == UNITS[0] else table.column(unit).to_numpy()
+
+
 class Fate(NamedTuple):
     """A key of the census: whose documents, in which language, of which stance, and whether they may enter an arm."""
 

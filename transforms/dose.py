@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from transforms.annotation import Receipt, read_annotation
 from transforms.arms import Arm, key_of_slice, share_of
+from transforms.census import amounts_in
 from transforms.errors import MixShortfall
 from transforms.schema import STANCES, UNITS, Source
 from transforms.select import nearest_prefix, priorities
@@ -93,11 +94,6 @@ def load_pool(receipts: Sequence[Receipt], sources: Sequence[Source]) -> pa.Tabl
 
 
 _NO_POOL: Final = pa.table({"digest": pa.array([], pa.uint64()), **{u: pa.array([], pa.int64()) for u in UNITS[1:]}})
-
-
-def amounts_in(pool: pa.Table, unit: str) -> Int64s:
-    """Amount of each pool document in one unit, int64[n]."""
-    return np.ones(len(pool), np.int64) if unit == UNITS[0] else pool.column(unit).to_numpy()
 
 
 class Stratum(NamedTuple):

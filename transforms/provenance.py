@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from transforms.annotation import ANNOTATION, Receipt, read_annotation
 from transforms.arms import DECISION_COLUMNS
-from transforms.census import ALL_STANCES, NONE, Amounts, Rules, plus, stances
+from transforms.census import ALL_STANCES, NONE, Amounts, Rules, amounts_in, plus, stances
 from transforms.schema import STANCES, UNITS, Source
 from transforms.sequence import ORIGINS, SYNTHETIC
 from transforms.sequence import Sequence as Order
@@ -81,7 +81,7 @@ def _coded(values: Sequence[str], rows: npt.NDArray[np.int32]) -> pa.DictionaryA
 
 def amount_of(table: pa.Table, unit: str, rows: Int64s) -> Int64s:
     """Amount of some rows in one unit, int64[n]."""
-    return np.ones(len(rows), np.int64) if unit == UNITS[0] else table.column(unit).to_numpy()[rows]
+    return amounts_in(table, unit)[rows]
 
 
 def provenance_of(base: Base, rows: Int64s, order: Order, extra: pa.Table | None, rules: Rules) -> pa.Table:
